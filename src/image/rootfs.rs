@@ -1,0 +1,478 @@
+//! Confined access to the file system of an image.
+//!
+//! The image may be this container's own `/` or a directory given with `--root`. A path inside the image may pass
+//! through symbolic links, absolute links and `..`; none of them may lead outside the root, none may loop for ever,
+//! and nothing but a regular file may ever be opened (opening a FIFO blocks, opening a device has effects).
+//!
+//! Links are resolved here, one component at a time, with the kernel's own limits (`fs/namei.c`: 40 links,
+//! `PATH_MAX` 4096), because the answer "which file is this really, and through which link" is itself evidence and
+//! because `/proc` may be missing. The resolved path holds no link any more; it is then opened with
+//! `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)` where the kernel has that call, so that a tree that changes under
+//! our hands cannot redirect us either, and with `openat(O_NOFOLLOW)` where it has not (before 5.6, gVisor).
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::map::Mapping;
+
+/// Symbolic links followed for one path before it counts as a loop (`MAXSYMLINKS` in the kernel's `fs/namei.c`).
+const MAX_LINKS: u32 = 40;
+/// Longest path in bytes, terminating NUL included (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
+/// Directory entries read from one directory before the rest is left out.
+const MAX_DIR_ENTRIES: usize = 200_000;
+
+/// Why a path could not be used. These are observations about the image, not failures of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum FileError {
+    /// A component does not exist, or one that should be a directory is not (`ENOENT`, `ENOTDIR`).
+    #[error("No such file or directory")]
+    NotFound,
+    /// `EACCES` or `EPERM`.
+    #[error("Permission denied")]
+    Denied,
+    /// More than 40 symbolic links (`ELOOP`).
+    #[error("Too many levels of symbolic links")]
+    Loop,
+    /// Longer than `PATH_MAX`, or one component longer than 255 bytes (`ENAMETOOLONG`).
+    #[error("File name too long")]
+    TooLong,
+    /// A FIFO, socket or device; never opened.
+    #[error("not a regular file")]
+    Special,
+    /// A directory where a file was asked for (`EISDIR`).
+    #[error("Is a directory")]
+    Directory,
+    /// Larger than the limit that the caller gave.
+    #[error("file too large")]
+    TooLarge,
+    /// Any other error, by its number.
+    #[error("{0}")]
+    Other(Errno),
+}
+
+impl From<Errno> for FileError {
+    fn from(e: Errno) -> Self {
+        match e {
+            Errno::NOENT | Errno::NOTDIR => Self::NotFound,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::LOOP => Self::Loop,
+            Errno::NAMETOOLONG => Self::TooLong,
+            Errno::ISDIR => Self::Directory,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Device and inode number: glibc's notion of "the same file" (`_dl_map_object_from_fd`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// `st_dev`
+    pub dev: u64,
+    /// `st_ino`
+    pub ino: u64,
+}
+
+/// What `stat` says of a file, links followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Identity of the file.
+    pub id: FileId,
+    /// `st_mode`, type bits included.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time in seconds since the epoch.
+    pub mtime: i64,
+}
+
+impl Stat {
+    fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.mode)
+    }
+    /// A regular file.
+    pub fn is_file(&self) -> bool {
+        self.file_type() == FileType::RegularFile
+    }
+    /// A directory.
+    pub fn is_dir(&self) -> bool {
+        self.file_type() == FileType::Directory
+    }
+    /// Any of the three execute bits is set.
+    pub fn is_executable(&self) -> bool {
+        self.mode & 0o111 != 0
+    }
+}
+
+impl From<rustix::fs::Stat> for Stat {
+    fn from(s: rustix::fs::Stat) -> Self {
+        Self {
+            id: FileId { dev: s.st_dev as u64, ino: s.st_ino as u64 },
+            mode: s.st_mode as u32,
+            uid: s.st_uid,
+            gid: s.st_gid,
+            size: s.st_size.max(0) as u64,
+            mtime: s.st_mtime as i64,
+        }
+    }
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Name without directory.
+    pub name: OsString,
+    /// Type of the entry itself, links not followed.
+    pub kind: EntryKind,
+}
+
+/// Type of a directory entry, links not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Dir,
+    /// Symbolic link.
+    Link,
+    /// Anything else.
+    Special,
+}
+
+/// What a name in a directory is, links not followed.
+enum Node {
+    Link(PathBuf),
+    Other,
+}
+
+/// The confined file system. Cheap to clone; all methods take `&self`.
+#[derive(Clone)]
+pub struct Rootfs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// The root as given, for messages about the root itself only.
+    outside: PathBuf,
+    root: OwnedFd,
+    /// Whether the root is the process's own `/`.
+    is_host: bool,
+    /// Directory path as asked → directory path without links.
+    dirs: Mutex<HashMap<PathBuf, Result<PathBuf, FileError>>>,
+}
+
+impl Rootfs {
+    /// Opens `root`, a directory outside the image.
+    ///
+    /// # Errors
+    /// The directory does not exist, is not a directory or may not be searched.
+    pub fn open_root(root: &Path) -> Result<Self, FileError> {
+        let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                outside: root.to_owned(),
+                is_host: root == Path::new("/"),
+                root: fd,
+                dirs: Mutex::new(HashMap::new()),
+            }),
+        })
+    }
+
+    /// Whether this is the root of the running process, so that paths mean the same inside and outside.
+    pub fn is_host(&self) -> bool {
+        self.inner.is_host
+    }
+
+    /// The root directory as it was given.
+    pub fn outside(&self) -> &Path {
+        &self.inner.outside
+    }
+
+    /// The absolute path without links, `.` or `..` that `path` names inside the image, and that exists.
+    ///
+    /// # Errors
+    /// As `realpath(3)`.
+    pub fn canonicalize(&self, path: &Path) -> Result<PathBuf, FileError> {
+        let resolved = self.resolve(path, true)?;
+        self.lstat(&resolved)?;
+        Ok(resolved)
+    }
+
+    /// The path whose directory part holds no link, while the last component may be one.
+    ///
+    /// # Errors
+    /// As for [`Rootfs::canonicalize`]; the last component need not exist.
+    pub fn canonicalize_parent(&self, path: &Path) -> Result<PathBuf, FileError> {
+        self.resolve(path, false)
+    }
+
+    /// `stat(2)`: links are followed.
+    ///
+    /// # Errors
+    /// As `stat(2)`.
+    pub fn stat(&self, path: &Path) -> Result<Stat, FileError> {
+        self.lstat(&self.resolve(path, true)?)
+    }
+
+    /// `stat(2)` of the name itself, a link not followed in the last component.
+    ///
+    /// # Errors
+    /// As `lstat(2)`.
+    pub fn symlink_stat(&self, path: &Path) -> Result<Stat, FileError> {
+        self.lstat(&self.resolve(path, false)?)
+    }
+
+    /// Whether `path` leads to something that exists.
+    pub fn exists(&self, path: &Path) -> bool {
+        self.stat(path).is_ok()
+    }
+
+    /// Whether `path` leads to a regular file.
+    pub fn is_file(&self, path: &Path) -> bool {
+        self.stat(path).is_ok_and(|s| s.is_file())
+    }
+
+    /// Whether `path` leads to a directory.
+    pub fn is_dir(&self, path: &Path) -> bool {
+        self.stat(path).is_ok_and(|s| s.is_dir())
+    }
+
+    /// Target of the symbolic link `path`, as written.
+    ///
+    /// # Errors
+    /// As `readlink(2)`; `Other(EINVAL)` if it is not a link.
+    pub fn read_link(&self, path: &Path) -> Result<PathBuf, FileError> {
+        let resolved = self.resolve(path, false)?;
+        match self.node(&resolved)? {
+            Node::Link(target) => Ok(target),
+            Node::Other => Err(FileError::Other(Errno::INVAL)),
+        }
+    }
+
+    /// Opens a regular file for reading and tells its `stat`. Never blocks on a FIFO and never opens a device.
+    ///
+    /// # Errors
+    /// As `open(2)`; [`FileError::Special`] or [`FileError::Directory`] for what is not a regular file.
+    pub fn open(&self, path: &Path) -> Result<(OwnedFd, Stat), FileError> {
+        let resolved = self.resolve(path, true)?;
+        self.open_resolved(&resolved)
+    }
+
+    /// Maps a regular file read-only. An empty file gives an empty mapping.
+    ///
+    /// # Errors
+    /// As [`Rootfs::open`].
+    pub fn map(&self, path: &Path) -> Result<(Mapping, Stat), FileError> {
+        let (fd, stat) = self.open(path)?;
+        let mapping = Mapping::new(fd, stat.size).map_err(|_| FileError::Other(Errno::NODEV))?;
+        Ok((mapping, stat))
+    }
+
+    /// Reads a regular file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Rootfs::open`]; [`FileError::TooLarge`] beyond the limit.
+    pub fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+        let (fd, stat) = self.open(path)?;
+        if stat.size > limit {
+            return Err(FileError::TooLarge);
+        }
+        // Files below /proc have size 0: read until the end, but never more than the limit.
+        let mut data = Vec::with_capacity(stat.size as usize + 1);
+        let mut chunk = [0u8; 16 * 1024];
+        loop {
+            let n = match rustix::io::read(&fd, &mut chunk) {
+                Ok(0) => return Ok(data),
+                Ok(n) => n,
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            data.extend_from_slice(&chunk[..n]);
+            if data.len() as u64 > limit {
+                return Err(FileError::TooLarge);
+            }
+        }
+    }
+
+    /// Reads a file as text; bytes that are not UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// As [`Rootfs::read`].
+    pub fn read_text(&self, path: &Path, limit: u64) -> Result<String, FileError> {
+        Ok(String::from_utf8_lossy(&self.read(path, limit)?).into_owned())
+    }
+
+    /// Entries of a directory, sorted by name, without `.` and `..`.
+    ///
+    /// # Errors
+    /// As `opendir(3)`.
+    pub fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
+        let resolved = self.resolve(path, true)?;
+        let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::new(fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let name = OsStr::from_bytes(name).to_owned();
+            let kind = match entry.file_type() {
+                FileType::RegularFile => EntryKind::File,
+                FileType::Directory => EntryKind::Dir,
+                FileType::Symlink => EntryKind::Link,
+                FileType::Unknown => match self.lstat(&resolved.join(&name)).map(|s| s.file_type()) {
+                    Ok(FileType::RegularFile) => EntryKind::File,
+                    Ok(FileType::Directory) => EntryKind::Dir,
+                    Ok(FileType::Symlink) => EntryKind::Link,
+                    _ => EntryKind::Special,
+                },
+                _ => EntryKind::Special,
+            };
+            entries.push(DirEntry { name, kind });
+            if entries.len() >= MAX_DIR_ENTRIES {
+                break;
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn open_resolved(&self, resolved: &Path) -> Result<(OwnedFd, Stat), FileError> {
+        // O_NONBLOCK: a name that turned into a FIFO since must not block us.
+        let before = self.lstat(resolved)?;
+        match before.file_type() {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(FileError::Directory),
+            _ => return Err(FileError::Special),
+        }
+        let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = Stat::from(rustix::fs::fstat(&fd)?);
+        if stat.is_file() { Ok((fd, stat)) } else { Err(FileError::Special) }
+    }
+
+    fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let relative = relative(resolved);
+        if !self.inner.is_host {
+            let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            match rustix::fs::openat2(&self.inner.root, relative, flags, Mode::empty(), how) {
+                // Kernels before 5.6 have no openat2; some seccomp profiles answer EPERM for calls that they do not know.
+                Err(Errno::NOSYS | Errno::PERM) => {}
+                done => return Ok(done?),
+            }
+        }
+        Ok(rustix::fs::openat(self.inner.root.as_fd(), relative, flags, Mode::empty())?)
+    }
+
+    fn lstat(&self, resolved: &Path) -> Result<Stat, FileError> {
+        Ok(rustix::fs::statat(&self.inner.root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?.into())
+    }
+
+    fn node(&self, resolved: &Path) -> Result<Node, FileError> {
+        match rustix::fs::readlinkat(&self.inner.root, relative(resolved), Vec::new()) {
+            Ok(target) => Ok(Node::Link(PathBuf::from(OsString::from_vec(target.into_bytes())))),
+            Err(Errno::INVAL) => Ok(Node::Other),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Follows links. With `follow_last`, the last component too.
+    fn resolve(&self, path: &Path, follow_last: bool) -> Result<PathBuf, FileError> {
+        let mut links = MAX_LINKS;
+        self.resolve_bounded(path, follow_last, &mut links)
+    }
+
+    fn resolve_bounded(&self, path: &Path, follow_last: bool, links: &mut u32) -> Result<PathBuf, FileError> {
+        if path.as_os_str().len() >= PATH_MAX {
+            return Err(FileError::TooLong);
+        }
+        // A trailing slash asks for a directory and makes the last link be followed; `.` and `..` are directories too.
+        let Some(Component::Normal(name)) = path.components().next_back() else {
+            return self.resolve_dir(path, links);
+        };
+        let slash = path.as_os_str().as_bytes().ends_with(b"/");
+        let parent = self.resolve_dir(path.parent().unwrap_or(Path::new("/")), links)?;
+        let here = parent.join(name);
+        if !follow_last && !slash {
+            return Ok(here);
+        }
+        match self.node(&here) {
+            Ok(Node::Link(target)) => {
+                *links = links.checked_sub(1).ok_or(FileError::Loop)?;
+                self.resolve_bounded(&parent.join(target), true, links)
+            }
+            Ok(Node::Other) => Ok(here),
+            // The caller learns that it does not exist from what it does next; the path is still the answer.
+            Err(FileError::NotFound) => Ok(here),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The link-free path of a directory; remembered, as the same few directories are asked for again and again.
+    fn resolve_dir(&self, path: &Path, links: &mut u32) -> Result<PathBuf, FileError> {
+        if path == Path::new("/") || path == Path::new("") {
+            return Ok(PathBuf::from("/"));
+        }
+        if let Some(known) = self.lock().get(path) {
+            return known.clone();
+        }
+        let answer = self.resolve_dir_now(path, links);
+        // A loop found deep inside another walk depends on the links already spent; do not remember it for others.
+        if !matches!(answer, Err(FileError::Loop)) {
+            self.lock().insert(path.to_owned(), answer.clone());
+        }
+        answer
+    }
+
+    fn resolve_dir_now(&self, path: &Path, links: &mut u32) -> Result<PathBuf, FileError> {
+        let (parent, last) = match path.components().next_back() {
+            Some(last) => (path.parent().unwrap_or(Path::new("/")), last),
+            None => return Ok(PathBuf::from("/")),
+        };
+        match last {
+            Component::RootDir | Component::Prefix(_) => Ok(PathBuf::from("/")),
+            Component::CurDir => self.resolve_dir(parent, links),
+            Component::ParentDir => {
+                let mut up = self.resolve_dir(parent, links)?;
+                up.pop(); // the parent of "/" is "/"
+                Ok(up)
+            }
+            Component::Normal(name) => {
+                let parent = self.resolve_dir(parent, links)?;
+                let here = parent.join(name);
+                match self.node(&here)? {
+                    Node::Link(target) => {
+                        *links = links.checked_sub(1).ok_or(FileError::Loop)?;
+                        self.resolve_bounded(&parent.join(target), true, links)
+                    }
+                    Node::Other => Ok(here),
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Result<PathBuf, FileError>>> {
+        self.inner.dirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A resolved absolute path as `*at` calls below the root want it.
+fn relative(resolved: &Path) -> &Path {
+    match resolved.strip_prefix("/") {
+        Ok(p) if p.as_os_str().is_empty() => Path::new("."),
+        Ok(p) => p,
+        Err(_) => resolved,
+    }
+}
