@@ -17,7 +17,7 @@ impl Mapping {
     ///
     /// # Errors
     /// As `mmap(2)`.
-    pub(super) fn new(fd: OwnedFd, size: u64) -> std::io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd, size: u64) -> std::io::Result<Self> {
         if size == 0 {
             return Ok(Self(None));
         }

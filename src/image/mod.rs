@@ -1,7 +1,10 @@
 //! What is in the file system of the image.
 
+pub mod elf;
 mod map;
 pub mod rootfs;
+pub mod user;
 
 pub use map::Mapping;
 pub use rootfs::{DirEntry, EntryKind, FileError, FileId, Rootfs, Stat};
+pub use user::Credentials;

@@ -153,7 +153,7 @@ pub enum EntryKind {
 /// What a name in a directory is, links not followed.
 enum Node {
     Link(PathBuf),
-    Other,
+    Other(Stat),
 }
 
 /// The confined file system. Cheap to clone; all methods take `&self`.
@@ -204,9 +204,8 @@ impl Rootfs {
     /// # Errors
     /// As `realpath(3)`.
     pub fn canonicalize(&self, path: &Path) -> Result<PathBuf, FileError> {
-        let resolved = self.resolve(path, true)?;
-        self.lstat(&resolved)?;
-        Ok(resolved)
+        let (resolved, stat) = self.resolve(path)?;
+        stat.map(|_| resolved).ok_or(FileError::NotFound)
     }
 
     /// The path whose directory part holds no link, while the last component may be one.
@@ -214,7 +213,13 @@ impl Rootfs {
     /// # Errors
     /// As for [`Rootfs::canonicalize`]; the last component need not exist.
     pub fn canonicalize_parent(&self, path: &Path) -> Result<PathBuf, FileError> {
-        self.resolve(path, false)
+        match path.components().next_back() {
+            Some(Component::Normal(name)) => {
+                let parent = path.parent().unwrap_or(Path::new("/"));
+                Ok(self.resolve_dir(parent, &mut { MAX_LINKS })?.join(name))
+            }
+            _ => self.resolve_dir(path, &mut { MAX_LINKS }),
+        }
     }
 
     /// `stat(2)`: links are followed.
@@ -222,7 +227,7 @@ impl Rootfs {
     /// # Errors
     /// As `stat(2)`.
     pub fn stat(&self, path: &Path) -> Result<Stat, FileError> {
-        self.lstat(&self.resolve(path, true)?)
+        self.resolve(path)?.1.ok_or(FileError::NotFound)
     }
 
     /// `stat(2)` of the name itself, a link not followed in the last component.
@@ -230,7 +235,7 @@ impl Rootfs {
     /// # Errors
     /// As `lstat(2)`.
     pub fn symlink_stat(&self, path: &Path) -> Result<Stat, FileError> {
-        self.lstat(&self.resolve(path, false)?)
+        self.lstat(&self.canonicalize_parent(path)?)
     }
 
     /// Whether `path` leads to something that exists.
@@ -253,10 +258,9 @@ impl Rootfs {
     /// # Errors
     /// As `readlink(2)`; `Other(EINVAL)` if it is not a link.
     pub fn read_link(&self, path: &Path) -> Result<PathBuf, FileError> {
-        let resolved = self.resolve(path, false)?;
-        match self.node(&resolved)? {
+        match self.node(&self.canonicalize_parent(path)?)? {
             Node::Link(target) => Ok(target),
-            Node::Other => Err(FileError::Other(Errno::INVAL)),
+            Node::Other(_) => Err(FileError::Other(Errno::INVAL)),
         }
     }
 
@@ -265,8 +269,16 @@ impl Rootfs {
     /// # Errors
     /// As `open(2)`; [`FileError::Special`] or [`FileError::Directory`] for what is not a regular file.
     pub fn open(&self, path: &Path) -> Result<(OwnedFd, Stat), FileError> {
-        let resolved = self.resolve(path, true)?;
-        self.open_resolved(&resolved)
+        let (resolved, stat) = self.resolve(path)?;
+        match stat.ok_or(FileError::NotFound)?.file_type() {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(FileError::Directory),
+            _ => return Err(FileError::Special),
+        }
+        // O_NONBLOCK: a name that turned into a FIFO since must not block us.
+        let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = Stat::from(rustix::fs::fstat(&fd)?);
+        if stat.is_file() { Ok((fd, stat)) } else { Err(FileError::Special) }
     }
 
     /// Maps a regular file read-only. An empty file gives an empty mapping.
@@ -289,18 +301,18 @@ impl Rootfs {
             return Err(FileError::TooLarge);
         }
         // Files below /proc have size 0: read until the end, but never more than the limit.
-        let mut data = Vec::with_capacity(stat.size as usize + 1);
-        let mut chunk = [0u8; 16 * 1024];
+        let size = stat.size as usize;
+        let mut data = Vec::with_capacity(if size == 0 { 4096 } else { size });
         loop {
-            let n = match rustix::io::read(&fd, &mut chunk) {
+            if data.len() == data.capacity() {
+                data.reserve(64 * 1024);
+            }
+            match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut data)) {
                 Ok(0) => return Ok(data),
-                Ok(n) => n,
-                Err(Errno::INTR) => continue,
+                Ok(_) if size > 0 && data.len() == size => return Ok(data),
+                Ok(_) if data.len() as u64 > limit => return Err(FileError::TooLarge),
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
-            };
-            data.extend_from_slice(&chunk[..n]);
-            if data.len() as u64 > limit {
-                return Err(FileError::TooLarge);
             }
         }
     }
@@ -318,7 +330,7 @@ impl Rootfs {
     /// # Errors
     /// As `opendir(3)`.
     pub fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
-        let resolved = self.resolve(path, true)?;
+        let (resolved, _) = self.resolve(path)?;
         let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::new(fd)? {
@@ -349,19 +361,6 @@ impl Rootfs {
         Ok(entries)
     }
 
-    fn open_resolved(&self, resolved: &Path) -> Result<(OwnedFd, Stat), FileError> {
-        // O_NONBLOCK: a name that turned into a FIFO since must not block us.
-        let before = self.lstat(resolved)?;
-        match before.file_type() {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(FileError::Directory),
-            _ => return Err(FileError::Special),
-        }
-        let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-        let stat = Stat::from(rustix::fs::fstat(&fd)?);
-        if stat.is_file() { Ok((fd, stat)) } else { Err(FileError::Special) }
-    }
-
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let relative = relative(resolved);
@@ -381,41 +380,37 @@ impl Rootfs {
     }
 
     fn node(&self, resolved: &Path) -> Result<Node, FileError> {
-        match rustix::fs::readlinkat(&self.inner.root, relative(resolved), Vec::new()) {
-            Ok(target) => Ok(Node::Link(PathBuf::from(OsString::from_vec(target.into_bytes())))),
-            Err(Errno::INVAL) => Ok(Node::Other),
-            Err(e) => Err(e.into()),
+        let stat = self.lstat(resolved)?;
+        if stat.file_type() != FileType::Symlink {
+            return Ok(Node::Other(stat));
         }
+        let target = rustix::fs::readlinkat(&self.inner.root, relative(resolved), Vec::new())?;
+        Ok(Node::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
     }
 
-    /// Follows links. With `follow_last`, the last component too.
-    fn resolve(&self, path: &Path, follow_last: bool) -> Result<PathBuf, FileError> {
-        let mut links = MAX_LINKS;
-        self.resolve_bounded(path, follow_last, &mut links)
+    /// Follows all links. A path whose last component does not exist resolves, without a `stat`.
+    fn resolve(&self, path: &Path) -> Result<(PathBuf, Option<Stat>), FileError> {
+        self.resolve_bounded(path, &mut { MAX_LINKS })
     }
 
-    fn resolve_bounded(&self, path: &Path, follow_last: bool, links: &mut u32) -> Result<PathBuf, FileError> {
+    fn resolve_bounded(&self, path: &Path, links: &mut u32) -> Result<(PathBuf, Option<Stat>), FileError> {
         if path.as_os_str().len() >= PATH_MAX {
             return Err(FileError::TooLong);
         }
-        // A trailing slash asks for a directory and makes the last link be followed; `.` and `..` are directories too.
         let Some(Component::Normal(name)) = path.components().next_back() else {
-            return self.resolve_dir(path, links);
+            let dir = self.resolve_dir(path, links)?;
+            let stat = self.lstat(&dir)?;
+            return Ok((dir, Some(stat)));
         };
-        let slash = path.as_os_str().as_bytes().ends_with(b"/");
         let parent = self.resolve_dir(path.parent().unwrap_or(Path::new("/")), links)?;
         let here = parent.join(name);
-        if !follow_last && !slash {
-            return Ok(here);
-        }
         match self.node(&here) {
             Ok(Node::Link(target)) => {
                 *links = links.checked_sub(1).ok_or(FileError::Loop)?;
-                self.resolve_bounded(&parent.join(target), true, links)
+                self.resolve_bounded(&parent.join(target), links)
             }
-            Ok(Node::Other) => Ok(here),
-            // The caller learns that it does not exist from what it does next; the path is still the answer.
-            Err(FileError::NotFound) => Ok(here),
+            Ok(Node::Other(stat)) => Ok((here, Some(stat))),
+            Err(FileError::NotFound) => Ok((here, None)),
             Err(e) => Err(e),
         }
     }
@@ -455,9 +450,10 @@ impl Rootfs {
                 match self.node(&here)? {
                     Node::Link(target) => {
                         *links = links.checked_sub(1).ok_or(FileError::Loop)?;
-                        self.resolve_bounded(&parent.join(target), true, links)
+                        let (dir, stat) = self.resolve_bounded(&parent.join(target), links)?;
+                        stat.map(|_| dir).ok_or(FileError::NotFound)
                     }
-                    Node::Other => Ok(here),
+                    Node::Other(_) => Ok(here),
                 }
             }
         }

@@ -1,0 +1,164 @@
+//! From facts to findings. Pure: nothing here reads a file, and the same facts always give the same report.
+//!
+//! Two kinds of check. An *explanation* is asked about one thing that failed while a capability was tried, and either
+//! recognises it or passes it on; the first in the registry that recognises it names the finding, the last ones
+//! recognise everything. A *survey* looks at the facts as a whole and finds what no single failure shows.
+
+pub mod pages;
+
+mod compile_tools;
+mod driver_files;
+mod duplicates;
+mod ld_library_path;
+mod missing_library;
+mod mixed_libraries;
+mod python;
+mod rejected_file;
+
+use crate::facts::{Absence, Facts, Step, Subject};
+use crate::finding::{CheckOutcome, Evidence, Finding, Fix};
+use crate::loader::LoadError;
+
+/// What failed.
+pub enum Cause<'f> {
+    /// The loader refuses something.
+    Load(&'f LoadError),
+    /// Something else is not there.
+    Absent(&'f Absence),
+}
+
+/// One thing that failed while a capability was tried.
+pub struct Failed<'f> {
+    /// The capability.
+    pub subject: &'f Subject,
+    /// What was tried.
+    pub step: &'f Step,
+    /// Why it failed.
+    pub cause: Cause<'f>,
+}
+
+impl Failed<'_> {
+    /// The loader's error, if that is the cause.
+    pub fn load(&self) -> Option<&LoadError> {
+        match self.cause {
+            Cause::Load(error) => Some(error),
+            Cause::Absent(_) => None,
+        }
+    }
+
+    /// The missing thing, if that is the cause.
+    pub fn absent(&self, kind: &str) -> Option<&Absence> {
+        match self.cause {
+            Cause::Absent(absence) if absence.kind == kind => Some(absence),
+            _ => None,
+        }
+    }
+}
+
+/// What a survey says.
+pub struct Surveyed {
+    /// The answer.
+    pub outcome: CheckOutcome,
+    /// Why, where it is not a plain pass.
+    pub reason: Option<String>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl Surveyed {
+    /// What was found; nothing found is a pass.
+    pub fn found(findings: Vec<Finding>) -> Self {
+        let outcome = if findings.is_empty() { CheckOutcome::Pass } else { CheckOutcome::Found };
+        Self { outcome, reason: None, findings }
+    }
+
+    /// There was nothing to look at.
+    pub fn not_applicable(why: impl Into<String>) -> Self {
+        Self { outcome: CheckOutcome::NotApplicable, reason: Some(why.into()), findings: Vec::new() }
+    }
+
+    /// It could not be looked at.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self { outcome: CheckOutcome::Unknown, reason: Some(why.into()), findings: Vec::new() }
+    }
+}
+
+/// How a check works.
+pub enum Rule {
+    /// Recognises one failure.
+    Explain(fn(&Failed<'_>, &Facts) -> Option<Finding>),
+    /// Looks at everything.
+    Survey(fn(&Facts) -> Surveyed),
+}
+
+/// One check.
+pub struct Check {
+    /// The finding ids that it can give.
+    pub ids: &'static [&'static str],
+    /// How it works.
+    pub rule: Rule,
+}
+
+/// Every check. Explanations are asked in this order, so the special ones stand before the general ones.
+pub static CHECKS: &[&Check] = &[
+    &rejected_file::CHECK,
+    &mixed_libraries::CHECK,
+    &python::MODULE,
+    &compile_tools::CHECK,
+    &missing_library::CHECK,
+    &driver_files::BAKED,
+    &driver_files::EMPTY,
+    &driver_files::STUB,
+    &duplicates::CUDA,
+    &duplicates::CUDNN,
+    &duplicates::NCCL,
+    &ld_library_path::CHECK,
+    &python::RECORD,
+    &python::CPU_TORCH,
+    &rejected_file::BROKEN_LINKS,
+];
+
+/// Starts a finding with what its page says.
+pub(crate) fn finding(id: &str, subject: impl Into<String>, message: impl Into<String>) -> Finding {
+    Finding {
+        id: id.to_owned(),
+        severity: pages::severity(id),
+        subject: subject.into(),
+        message: message.into(),
+        user_sees: None,
+        evidence: Vec::new(),
+        fix: Fix::default(),
+    }
+}
+
+impl Finding {
+    pub(crate) fn proof(mut self, label: &str, value: impl Into<String>, source: Option<String>) -> Self {
+        self.evidence.push(Evidence { label: label.to_owned(), value: value.into(), source });
+        self
+    }
+
+    pub(crate) fn cure(mut self, fix: Fix) -> Self {
+        self.fix = fix;
+        self
+    }
+}
+
+/// File name of a path.
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn checks_and_pages_name_the_same_ids() {
+        let checks: BTreeSet<&str> = CHECKS.iter().flat_map(|c| c.ids).copied().collect();
+        let pages: BTreeSet<&str> = pages::all().iter().map(|p| p.id).collect();
+        assert_eq!(checks, pages);
+        assert_eq!(checks.len(), CHECKS.iter().map(|c| c.ids.len()).sum::<usize>(), "an id is given by two checks");
+    }
+}

@@ -1,0 +1,293 @@
+//! What was observed: everything that judging needs, and nothing that has to be read again.
+//!
+//! Facts can be written to a file and judged elsewhere (`mldoctor facts`, `check --facts`), so a broken node's facts
+//! are a regression test. Paths are those inside the image. Nothing here is an opinion.
+
+use serde::{Deserialize, Serialize};
+
+use crate::loader::LoadError;
+
+/// Schema of a facts file.
+pub const SCHEMA: &str = "mldoctor.facts/1";
+
+/// An observation that may not have been possible.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Observed<T> {
+    /// It was seen.
+    Seen(T),
+    /// It was looked for and is not there.
+    Absent(String),
+    /// Reading it was refused or failed, so nothing is known.
+    Failed(String),
+}
+
+impl<T> Observed<T> {
+    /// The value, if seen.
+    pub fn seen(&self) -> Option<&T> {
+        match self {
+            Self::Seen(value) => Some(value),
+            Self::Absent(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
+/// Everything that was observed in one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// [`SCHEMA`]
+    pub schema: String,
+    /// What was examined.
+    pub target: Target,
+    /// The image around the workload.
+    pub image: Image,
+    /// The interpreter, for workloads that need one.
+    pub python: Option<Observed<Python>>,
+    /// What was tried, one entry per capability.
+    pub subjects: Vec<Subject>,
+}
+
+/// What was examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The root directory as given.
+    pub root: String,
+    /// Processor, as `uname -m` prints it.
+    pub arch: String,
+    /// `image` or `container`.
+    pub scope: Scope,
+    /// The targets that were named or found.
+    pub workload: Vec<String>,
+    /// Capabilities named with `--require`.
+    pub require: Vec<String>,
+}
+
+/// How much is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The image alone: no driver is expected.
+    Image,
+    /// The running container.
+    Container,
+}
+
+/// The image around the workload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// `ID`, `VERSION_ID` of `os-release`, such as `debian` and `12`.
+    pub os: Option<Os>,
+    /// The dynamic loader that the workload uses.
+    pub loader: Option<LoaderFacts>,
+    /// Environment variables that bear on loading, without anything that looks like a credential.
+    pub env: Vec<(String, String)>,
+    /// The user that the workload runs as.
+    pub uid: Option<u32>,
+    /// Files in the image with the names of driver libraries.
+    pub driver_files: Vec<DriverFile>,
+    /// Copies of NVIDIA's libraries, by SONAME.
+    pub cuda_copies: Vec<LibraryCopy>,
+    /// Links with the name of a library that lead nowhere.
+    pub broken_links: Vec<BrokenLink>,
+    /// Whether the scan for the three lists above was cut short, and why.
+    pub scan_cut: Option<String>,
+}
+
+/// From `os-release`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Os {
+    /// `ID`
+    pub id: String,
+    /// `ID_LIKE`
+    pub like: String,
+    /// `VERSION_ID`
+    pub version: String,
+}
+
+/// The dynamic loader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoaderFacts {
+    /// Its path.
+    pub path: String,
+    /// `glibc` or `musl`.
+    pub libc: String,
+    /// Release of glibc, such as `2.36`.
+    pub release: Option<String>,
+}
+
+/// A file with the name of a driver library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriverFile {
+    /// Its path.
+    pub path: String,
+    /// What it is.
+    pub kind: DriverFileKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Whether it was mounted into the container rather than being part of the image.
+    pub mounted: bool,
+    /// Where a workload's search would find it, if it would: the rule.
+    pub reached: Option<String>,
+}
+
+/// What a file with the name of a driver library is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverFileKind {
+    /// A driver library.
+    Driver,
+    /// A linker stub from the CUDA toolkit.
+    Stub,
+    /// From a `cuda-compat` package.
+    Compat,
+    /// No bytes: the mount target of an earlier injection.
+    Empty,
+}
+
+/// A copy of a library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LibraryCopy {
+    /// Its SONAME.
+    pub soname: String,
+    /// Its path, links resolved.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Whether something that was tried has mapped it.
+    pub used: bool,
+}
+
+/// A link that leads nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenLink {
+    /// The link.
+    pub path: String,
+    /// Its target as written.
+    pub to: String,
+}
+
+/// The interpreter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Python {
+    /// As named or found.
+    pub executable: String,
+    /// The executable behind links.
+    pub real: String,
+    /// Such as `3.11`.
+    pub version: String,
+    /// `sys.path` of `python -c`.
+    pub sys_path: Vec<String>,
+    /// Suffixes of extension modules, in the order tried.
+    pub suffixes: Vec<String>,
+    /// Installed distributions that matter to what was tried.
+    pub distributions: Vec<Distribution>,
+}
+
+/// An installed distribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// Normalised name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Directory that it is installed in.
+    pub location: String,
+    /// Files that RECORD lists and that are missing or have another size.
+    pub problems: Vec<RecordProblem>,
+}
+
+/// A file that is not as RECORD says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordProblem {
+    /// The file.
+    pub path: String,
+    /// Size in RECORD.
+    pub expected: u64,
+    /// Size found; `None` where it is missing.
+    pub found: Option<u64>,
+}
+
+/// One capability, and what was tried to find out about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Capability id, such as `import:torch`.
+    pub capability: String,
+    /// What was tried, in the order in which the workload does it.
+    pub steps: Vec<Step>,
+    /// Why it does not apply here, if so.
+    pub not_applicable: Option<String>,
+    /// Why nothing could be found out, if so.
+    pub unknown: Option<String>,
+    /// A capability without which this one cannot work.
+    pub needs: Option<String>,
+}
+
+/// One thing that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// What, such as `import torch._C`.
+    pub what: String,
+    /// How the workload does it, which decides the message.
+    pub how: How,
+    /// The path or name.
+    pub file: String,
+    /// Import chain or caller that leads there, outermost first.
+    pub because: Vec<String>,
+    /// Whether the capability depends on it.
+    pub weight: Weight,
+    /// What came of it.
+    pub outcome: StepOutcome,
+    /// The whole message where it is not just the loader's.
+    pub user_sees: Option<String>,
+}
+
+/// How a step loads something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The kernel starts a program.
+    Exec,
+    /// Python imports an extension module.
+    Import,
+    /// Python's `ctypes`.
+    Ctypes,
+    /// A library calls `dlopen`.
+    Dlopen,
+    /// A file, program or header is looked for.
+    File,
+}
+
+/// What depends on a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// The capability fails without it.
+    Required,
+    /// The workload goes on without it.
+    Optional,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepOutcome {
+    /// It works; the path that was mapped or found.
+    Ok(String),
+    /// It does not load: what is wrong, first what the loader says.
+    Failed(Vec<LoadError>),
+    /// A file, program or module is not there.
+    NotFound(Absence),
+}
+
+/// Something that is not there and that the loader has no part in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absence {
+    /// What kind of thing, such as `c-compiler`, `python-header`, `module`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Places that were looked at.
+    pub searched: Vec<String>,
+    /// More to show as proof: label, value.
+    pub notes: Vec<(String, String)>,
+}

@@ -1,0 +1,897 @@
+//! One ELF file as the dynamic loader sees it: program headers and what `PT_DYNAMIC` points to, never sections.
+//!
+//! Section headers may be stripped and are not what the loader reads. Every offset in the file is untrusted: an
+//! accessor answers nothing for what lies outside the file, and no table is followed further than the file is long.
+//! Files are mapped, so that symbol tables of libraries of gigabytes cost only the pages that are looked at.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::{LittleEndian, pod};
+
+use super::Mapping;
+
+const LE: LittleEndian = LittleEndian;
+/// `DF_1_NODEFLIB`: neither cache hits in default directories nor the default directories (`-z nodefaultlib`).
+pub const DF_1_NODEFLIB: u64 = 0x800;
+/// `DF_1_NOOPEN`: may not be opened with `dlopen`.
+pub const DF_1_NOOPEN: u64 = 0x40;
+/// `DF_1_PIE`: position-independent executable.
+pub const DF_1_PIE: u64 = 0x0800_0000;
+/// Verneed and Verdef records followed in one file; real files have dozens.
+const MAX_VERSION_RECORDS: usize = 10_000;
+
+/// What the loader rejects before it looks at segments, with glibc's own words (`elf/dl-load.c`, `open_verify`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum HeaderError {
+    /// Fewer bytes than an ELF header.
+    #[error("file too short")]
+    TooShort,
+    /// No ELF magic.
+    #[error("invalid ELF header")]
+    NotElf,
+    /// Another class (32-bit); the search goes on.
+    #[error("wrong ELF class: ELFCLASS32")]
+    Class,
+    /// Big-endian.
+    #[error("ELF file data encoding not little-endian")]
+    Encoding,
+    /// `EI_VERSION` is not 1.
+    #[error("ELF file version ident does not match current one")]
+    IdentVersion,
+    /// `EI_OSABI` is neither System V nor GNU.
+    #[error("ELF file OS ABI invalid")]
+    OsAbi,
+    /// `EI_ABIVERSION` is not one that the loader knows.
+    #[error("ELF file ABI version invalid")]
+    AbiVersion,
+    /// Bytes after `EI_ABIVERSION` are not zero.
+    #[error("nonzero padding in e_ident")]
+    Padding,
+    /// `e_version` is not 1.
+    #[error("ELF file version does not match current one")]
+    Version,
+    /// For another processor; the search goes on.
+    #[error("wrong machine")]
+    Machine,
+    /// Neither `ET_DYN` nor `ET_EXEC`.
+    #[error("only ET_DYN and ET_EXEC can be loaded")]
+    Type,
+    /// `e_phentsize` is not that of this class.
+    #[error("ELF file's phentsize not the expected size")]
+    PhentSize,
+    /// The program headers lie beyond the end of the file.
+    #[error("cannot read file data")]
+    Unreadable,
+}
+
+/// What is wrong with the segments, with glibc's words (`_dl_map_object_from_fd`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum SegmentError {
+    /// A `PT_LOAD` whose address and offset differ modulo the page size.
+    #[error("ELF load command address/offset not page-aligned")]
+    Misaligned,
+    /// No `PT_LOAD`.
+    #[error("object file has no loadable segments")]
+    NoSegments,
+    /// `ET_EXEC` given to `dlopen`.
+    #[error("cannot dynamically load executable")]
+    Executable,
+    /// No `PT_DYNAMIC` with content; usually a separate debug-information file.
+    #[error("object file has no dynamic section")]
+    NoDynamic,
+    /// A segment that reaches beyond the end of the file: mapping succeeds, the first access to a lost page is SIGBUS.
+    #[error("file is truncated")]
+    Truncated,
+}
+
+/// The processor a file is for (`e_machine`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Machine(pub u16);
+
+impl Machine {
+    /// `EM_X86_64`
+    pub const X86_64: Machine = Machine(62);
+    /// `EM_AARCH64`
+    pub const AARCH64: Machine = Machine(183);
+
+    /// The machine this program was built for.
+    pub const fn host() -> Machine {
+        if cfg!(target_arch = "aarch64") { Machine::AARCH64 } else { Machine::X86_64 }
+    }
+
+    /// Name as `uname -m` prints it, or the number.
+    pub fn name(self) -> String {
+        match self {
+            Machine::X86_64 => "x86_64".into(),
+            Machine::AARCH64 => "aarch64".into(),
+            Machine(3) => "i386".into(),
+            Machine(40) => "arm".into(),
+            Machine(n) => format!("e_machine {n}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    vaddr: u64,
+    offset: u64,
+    filesz: u64,
+}
+
+/// A dependency named by the dynamic section, in the order of its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependency<'e> {
+    /// `DT_NEEDED`
+    Needed(&'e OsStr),
+    /// `DT_AUXILIARY`: loaded before the object itself if it is there.
+    Auxiliary(&'e OsStr),
+    /// `DT_FILTER`: loaded before the object itself; must be there.
+    Filter(&'e OsStr),
+}
+
+/// A version that an object wants from one of its dependencies (one Vernaux record).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionNeed<'e> {
+    /// File name in the Verneed record.
+    pub file: &'e OsStr,
+    /// Version name.
+    pub version: &'e [u8],
+    /// `VER_FLG_WEAK`: its absence is not an error.
+    pub weak: bool,
+    /// Index that the version table uses for it.
+    pub index: u16,
+    /// Whether only a default definition may satisfy it (bit 15 of `vna_other`).
+    pub hidden: bool,
+}
+
+/// A version that an object defines (one Verdef record).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionDefinition<'e> {
+    /// Version name.
+    pub version: &'e [u8],
+    /// Index in the version table.
+    pub index: u16,
+    /// `VER_FLG_BASE`: the file's own name, not a version of symbols.
+    pub base: bool,
+}
+
+/// What version a reference asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WantedVersion<'e> {
+    /// Name of the version.
+    pub name: &'e [u8],
+    /// See [`VersionNeed::hidden`].
+    pub hidden: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct GnuHash {
+    buckets: u32,
+    symbol_base: u32,
+    bloom_mask: u32,
+    bloom_shift: u32,
+    bloom: usize,
+    bucket: usize,
+    chain: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct SysvHash {
+    buckets: u32,
+    chains: u32,
+    bucket: usize,
+    chain: usize,
+}
+
+/// Offsets into the file, taken from the dynamic section. Zero where there is none.
+#[derive(Debug, Default)]
+struct Dynamic {
+    entries: (usize, usize),
+    strtab: usize,
+    strtab_size: usize,
+    symtab: usize,
+    versym: usize,
+    verneed: usize,
+    verdef: usize,
+    soname: Option<u64>,
+    rpath: Option<u64>,
+    runpath: Option<u64>,
+    flags: u64,
+    flags_1: u64,
+    rela: (usize, usize),
+    rela_relative: usize,
+    jmprel: (usize, usize),
+    gnu: Option<GnuHash>,
+    sysv: Option<SysvHash>,
+}
+
+/// An ELF file, mapped. 64-bit and little-endian; anything else is a [`HeaderError`].
+#[derive(Debug)]
+pub struct Elf {
+    map: Mapping,
+    kind: elf::FileType,
+    machine: Machine,
+    loads: Vec<Load>,
+    dynamic: Dynamic,
+    interp: Option<(usize, usize)>,
+    segments: Result<(), SegmentError>,
+    has_dynamic: bool,
+}
+
+/// Most bytes of a file name or version that are read.
+const MAX_STRING: usize = 4096;
+
+/// Version index and default-or-hidden flag of a defined symbol.
+const VERSYM_HIDDEN: u16 = 0x8000;
+
+impl Elf {
+    /// Reads the headers of a mapped file for the processor `machine`.
+    ///
+    /// # Errors
+    /// In the order in which `open_verify` in glibc's `elf/dl-load.c` tests them.
+    pub fn parse(map: Mapping, machine: Machine) -> Result<Self, HeaderError> {
+        let data: &[u8] = &map;
+        let (header, _) = pod::from_bytes::<FileHeader64<LittleEndian>>(data).map_err(|()| HeaderError::TooShort)?;
+        let ident = &header.e_ident;
+        let bytes = data.get(..16).unwrap_or(&[]);
+        if ident.magic != elf::ELFMAG {
+            return Err(HeaderError::NotElf);
+        }
+        if bytes[4] != 2 {
+            return Err(HeaderError::Class);
+        }
+        if bytes[5] != 1 {
+            return Err(HeaderError::Encoding);
+        }
+        if bytes[6] != 1 {
+            return Err(HeaderError::IdentVersion);
+        }
+        if bytes[7] != 0 && bytes[7] != 3 {
+            return Err(HeaderError::OsAbi);
+        }
+        // Only GNU files may carry an ABI version, and only small ones are known (`VALID_ELF_ABIVERSION`).
+        if bytes[8] != 0 && (bytes[7] != 3 || bytes[8] > 4) {
+            return Err(HeaderError::AbiVersion);
+        }
+        if bytes[9..].iter().any(|&b| b != 0) {
+            return Err(HeaderError::Padding);
+        }
+        if header.e_version.get(LE) != 1 {
+            return Err(HeaderError::Version);
+        }
+        let found = Machine(u16_at(data, 18).unwrap_or(0));
+        if found != machine {
+            return Err(HeaderError::Machine);
+        }
+        let kind = header.e_type.get(LE);
+        if kind != elf::ET_DYN && kind != elf::ET_EXEC {
+            return Err(HeaderError::Type);
+        }
+        if usize::from(header.e_phentsize.get(LE)) != size_of::<ProgramHeader64<LittleEndian>>() {
+            return Err(HeaderError::PhentSize);
+        }
+        let count = usize::from(header.e_phnum.get(LE));
+        let at = usize::try_from(header.e_phoff.get(LE)).map_err(|_| HeaderError::Unreadable)?;
+        let (segments, _) = data
+            .get(at..)
+            .ok_or(())
+            .and_then(|d| pod::slice_from_bytes::<ProgramHeader64<LittleEndian>>(d, count))
+            .map_err(|()| HeaderError::Unreadable)?;
+
+        let mut loads = Vec::new();
+        let mut dynamic_at = None;
+        let mut empty_dynamic = false;
+        let mut interp = None;
+        let mut problem = Ok(());
+        for s in segments {
+            let (offset, filesz) = (s.p_offset.get(LE), s.p_filesz.get(LE));
+            match s.p_type.get(LE) {
+                elf::PT_LOAD => {
+                    let vaddr = s.p_vaddr.get(LE);
+                    if vaddr.wrapping_sub(offset) & 0xfff != 0 {
+                        problem = problem.and(Err(SegmentError::Misaligned));
+                    }
+                    if offset.checked_add(filesz).is_none_or(|end| end > data.len() as u64) {
+                        problem = problem.and(Err(SegmentError::Truncated));
+                    }
+                    loads.push(Load { vaddr, offset, filesz });
+                }
+                elf::PT_DYNAMIC if filesz == 0 => empty_dynamic = true,
+                elf::PT_DYNAMIC => dynamic_at = Some((s.p_vaddr.get(LE), filesz)),
+                elf::PT_INTERP => interp = Some((offset as usize, filesz as usize)),
+                _ => {}
+            }
+        }
+        if loads.is_empty() {
+            problem = Err(SegmentError::NoSegments);
+        } else if problem.is_ok() && (empty_dynamic || (dynamic_at.is_none() && kind == elf::ET_DYN)) {
+            problem = Err(SegmentError::NoDynamic);
+        }
+        let mut this = Self {
+            kind,
+            machine: found,
+            loads,
+            dynamic: Dynamic::default(),
+            interp,
+            segments: problem,
+            has_dynamic: dynamic_at.is_some(),
+            map,
+        };
+        if let Some((vaddr, size)) = dynamic_at {
+            this.read_dynamic(vaddr, size);
+        }
+        Ok(this)
+    }
+
+    fn read_dynamic(&mut self, vaddr: u64, size: u64) {
+        let Some(start) = self.offset_of(vaddr) else { return };
+        let end = start.saturating_add(size as usize).min(self.map.len());
+        let mut d = Dynamic { entries: (start, end), ..Dynamic::default() };
+        let (mut rela_size, mut jmprel_size, mut rela, mut jmprel) = (0, 0, 0, 0);
+        let (mut gnu, mut sysv) = (None, None);
+        for (tag, value) in entries(&self.map, (start, end)) {
+            let at = || self.offset_of(value).unwrap_or(0);
+            match tag {
+                5 => d.strtab = at(),
+                10 => d.strtab_size = value as usize,
+                6 => d.symtab = at(),
+                4 => sysv = self.offset_of(value),
+                0x6fff_fef5 => gnu = self.offset_of(value),
+                14 => d.soname = Some(value),
+                15 => d.rpath = Some(value),
+                29 => d.runpath = Some(value),
+                30 => d.flags = value,
+                0x6fff_fffb => d.flags_1 = value,
+                0x6fff_fff0 => d.versym = at(),
+                0x6fff_fffe => d.verneed = at(),
+                0x6fff_fffc => d.verdef = at(),
+                7 => rela = at(),
+                8 => rela_size = value as usize,
+                0x6fff_fff9 => d.rela_relative = value as usize,
+                23 => jmprel = at(),
+                2 => jmprel_size = value as usize,
+                _ => {}
+            }
+        }
+        d.rela = (rela, rela_size);
+        d.jmprel = (jmprel, jmprel_size);
+        d.gnu = gnu.and_then(|at| gnu_hash_header(&self.map, at));
+        d.sysv = sysv.and_then(|at| sysv_hash_header(&self.map, at));
+        self.dynamic = d;
+    }
+
+    /// File offset of a virtual address, if a segment's file content covers it.
+    fn offset_of(&self, vaddr: u64) -> Option<usize> {
+        let load = self.loads.iter().find(|l| vaddr >= l.vaddr && vaddr - l.vaddr < l.filesz)?;
+        let at = usize::try_from(load.offset.checked_add(vaddr - load.vaddr)?).ok()?;
+        (at < self.map.len()).then_some(at)
+    }
+
+    /// The bytes of the file.
+    pub fn data(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Processor.
+    pub fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// `ET_EXEC`: linked to a fixed address.
+    pub fn is_fixed_executable(&self) -> bool {
+        self.kind == elf::ET_EXEC
+    }
+
+    /// Whether `dlopen` refuses it as a position-independent executable.
+    pub fn is_pie(&self) -> bool {
+        self.dynamic.flags_1 & DF_1_PIE != 0
+    }
+
+    /// Whether there is a dynamic section at all; a static executable has none.
+    pub fn is_dynamic(&self) -> bool {
+        self.has_dynamic
+    }
+
+    /// What would keep the loader from mapping it.
+    ///
+    /// # Errors
+    /// In the order of `_dl_map_object_from_fd`.
+    pub fn segments(&self) -> Result<(), SegmentError> {
+        self.segments
+    }
+
+    /// `PT_INTERP`: the program interpreter, that is the dynamic loader.
+    pub fn interpreter(&self) -> Option<&OsStr> {
+        let (at, len) = self.interp?;
+        let bytes = self.map.get(at..at.checked_add(len)?)?;
+        let text = bytes.split(|&b| b == 0).next()?;
+        (!text.is_empty()).then(|| OsStr::from_bytes(text))
+    }
+
+    /// `DT_SONAME`
+    pub fn soname(&self) -> Option<&OsStr> {
+        self.dynamic.soname.and_then(|at| self.string(at))
+    }
+
+    /// `DT_RPATH`, which counts only where there is no `DT_RUNPATH` (`elf/get-dynamic-info.h`).
+    pub fn rpath(&self) -> Option<&OsStr> {
+        if self.dynamic.runpath.is_some() { None } else { self.dynamic.rpath.and_then(|at| self.string(at)) }
+    }
+
+    /// `DT_RUNPATH`
+    pub fn runpath(&self) -> Option<&OsStr> {
+        self.dynamic.runpath.and_then(|at| self.string(at))
+    }
+
+    /// `DT_FLAGS_1`
+    pub fn flags_1(&self) -> u64 {
+        self.dynamic.flags_1
+    }
+
+    /// `DF_BIND_NOW` in `DT_FLAGS` or `DF_1_NOW` in `DT_FLAGS_1`.
+    pub fn binds_now(&self) -> bool {
+        self.dynamic.flags & 0x8 != 0 || self.dynamic.flags_1 & 0x1 != 0
+    }
+
+    /// `DF_SYMBOLIC` in `DT_FLAGS`, or the older `DT_SYMBOLIC`.
+    pub fn is_symbolic(&self) -> bool {
+        self.dynamic.flags & 0x2 != 0 || entries(&self.map, self.dynamic.entries).any(|(tag, _)| tag == 16)
+    }
+
+    /// `DT_NEEDED`, `DT_AUXILIARY` and `DT_FILTER` in the order of the dynamic section.
+    pub fn dependencies(&self) -> impl Iterator<Item = Dependency<'_>> {
+        entries(&self.map, self.dynamic.entries).filter_map(|(tag, value)| match tag {
+            1 => self.string(value).map(Dependency::Needed),
+            0x7fff_fffd => self.string(value).map(Dependency::Auxiliary),
+            0x7fff_ffff => self.string(value).map(Dependency::Filter),
+            _ => None,
+        })
+    }
+
+    /// The names in `DT_NEEDED`.
+    pub fn needed(&self) -> impl Iterator<Item = &OsStr> {
+        self.dependencies().filter_map(|d| match d {
+            Dependency::Needed(name) => Some(name),
+            Dependency::Auxiliary(_) | Dependency::Filter(_) => None,
+        })
+    }
+
+    /// A string of the dynamic string table.
+    fn string(&self, at: u64) -> Option<&OsStr> {
+        self.bytes_at(usize::try_from(at).ok()?).map(OsStr::from_bytes)
+    }
+
+    fn strtab(&self) -> &[u8] {
+        let start = self.dynamic.strtab;
+        if start == 0 {
+            return &[];
+        }
+        let end = start.saturating_add(self.dynamic.strtab_size).min(self.map.len());
+        self.map.get(start..end).unwrap_or(&[])
+    }
+
+    fn bytes_at(&self, at: usize) -> Option<&[u8]> {
+        let rest = self.strtab().get(at..)?;
+        let rest = &rest[..rest.len().min(64 * 1024)];
+        Some(&rest[..memchr::memchr(0, rest)?])
+    }
+
+    /// Versions wanted from other files, in file order.
+    pub fn version_needs(&self) -> Vec<VersionNeed<'_>> {
+        let mut needs = Vec::new();
+        let mut at = self.dynamic.verneed;
+        while at != 0 && at < self.map.len() && needs.len() < MAX_VERSION_RECORDS {
+            let Some((file, first, next)) = (|| {
+                let file = self.string(u64::from(u32_at(&self.map, at + 4)?))?;
+                Some((file, u32_at(&self.map, at + 8)? as usize, u32_at(&self.map, at + 12)? as usize))
+            })() else {
+                break;
+            };
+            let mut aux = at.saturating_add(first);
+            while aux < self.map.len() && needs.len() < MAX_VERSION_RECORDS {
+                let Some((need, step)) = (|| {
+                    let flags = u16_at(&self.map, aux + 4)?;
+                    let other = u16_at(&self.map, aux + 6)?;
+                    let version = self.bytes_at(u32_at(&self.map, aux + 8)? as usize)?;
+                    let need = VersionNeed {
+                        file,
+                        version,
+                        weak: flags & 2 != 0,
+                        index: other & !VERSYM_HIDDEN,
+                        hidden: other & VERSYM_HIDDEN != 0,
+                    };
+                    Some((need, u32_at(&self.map, aux + 12)? as usize))
+                })() else {
+                    break;
+                };
+                needs.push(need);
+                if step == 0 {
+                    break;
+                }
+                aux = aux.saturating_add(step);
+            }
+            if next == 0 {
+                break;
+            }
+            at = at.saturating_add(next);
+        }
+        needs
+    }
+
+    /// Whether the file has symbol versions of its own (`DT_VERDEF`).
+    pub fn defines_versions(&self) -> bool {
+        self.dynamic.verdef != 0
+    }
+
+    /// Versions that the file defines, in file order.
+    pub fn version_definitions(&self) -> Vec<VersionDefinition<'_>> {
+        let mut found = Vec::new();
+        let mut at = self.dynamic.verdef;
+        while at != 0 && at < self.map.len() && found.len() < MAX_VERSION_RECORDS {
+            let Some((definition, next)) = (|| {
+                let flags = u16_at(&self.map, at + 2)?;
+                let index = u16_at(&self.map, at + 4)? & !VERSYM_HIDDEN;
+                let aux = at.checked_add(u32_at(&self.map, at + 12)? as usize)?;
+                let version = self.bytes_at(u32_at(&self.map, aux)? as usize)?;
+                let definition = VersionDefinition { version, index, base: flags & 1 != 0 };
+                Some((definition, u32_at(&self.map, at + 16)? as usize))
+            })() else {
+                break;
+            };
+            found.push(definition);
+            if next == 0 {
+                break;
+            }
+            at = at.saturating_add(next);
+        }
+        found
+    }
+
+    /// Indices of the symbols that the file may want from elsewhere.
+    ///
+    /// With `DT_GNU_HASH` everything below the table's symbol base is undefined or local, and every defined symbol is
+    /// above it; with `DT_HASH` the number of chains is the number of symbols. A file that exports nothing may have
+    /// an empty hash table; then the relocations tell how far the table reaches.
+    pub fn unhashed_symbols(&self) -> std::ops::Range<u32> {
+        let end = match (self.dynamic.gnu, self.dynamic.sysv) {
+            (Some(gnu), _) if !self.gnu_hash_is_empty(&gnu) => gnu.symbol_base,
+            (_, Some(sysv)) => sysv.chains,
+            _ => self.relocations().map(|(symbol, _)| symbol + 1).max().unwrap_or(0),
+        };
+        let fit = self.map.len().saturating_sub(self.dynamic.symtab) / SYMBOL_SIZE;
+        1..end.min(u32::try_from(fit).unwrap_or(u32::MAX)).max(1)
+    }
+
+    fn gnu_hash_is_empty(&self, gnu: &GnuHash) -> bool {
+        (0..gnu.buckets.min(64)).all(|i| u32_at(&self.map, gnu.bucket + i as usize * 4).unwrap_or(0) == 0)
+    }
+
+    /// A symbol of the dynamic symbol table.
+    pub fn symbol(&self, index: u32) -> Option<Symbol> {
+        if self.dynamic.symtab == 0 {
+            return None;
+        }
+        let at = self.dynamic.symtab.checked_add(index as usize * SYMBOL_SIZE)?;
+        let raw: &[u8; SYMBOL_SIZE] = self.map.get(at..at + SYMBOL_SIZE)?.try_into().ok()?;
+        Some(Symbol {
+            name: u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]),
+            info: raw[4],
+            other: raw[5],
+            section: u16::from_le_bytes([raw[6], raw[7]]),
+            has_value: raw[8..16] != [0; 8],
+        })
+    }
+
+    /// Name of a symbol.
+    pub fn symbol_name(&self, symbol: &Symbol) -> Option<&[u8]> {
+        self.bytes_at(symbol.name as usize)
+    }
+
+    /// Entry of the version table for a symbol; `None` where the file has no such table.
+    pub fn symbol_version(&self, index: u32) -> Option<u16> {
+        if self.dynamic.versym == 0 {
+            return None;
+        }
+        u16_at(&self.map, self.dynamic.versym + index as usize * 2)
+    }
+
+    /// Symbol indices and relocation types in the order in which the loader applies them with `RTLD_NOW`:
+    /// `DT_RELA` without the leading relative ones, then `DT_JMPREL`. The flag says whether it is in `DT_JMPREL`.
+    pub fn relocations(&self) -> impl Iterator<Item = (u32, bool)> {
+        let table = |(at, size): (usize, usize), skip: usize| {
+            let end = at.saturating_add(size).min(self.map.len());
+            let start = at.saturating_add(skip.saturating_mul(RELA_SIZE)).min(end);
+            self.map.get(start..end).unwrap_or(&[]).chunks_exact(RELA_SIZE).filter_map(|r| u32_at(r, 12))
+        };
+        let (rela, jmprel) = (self.dynamic.rela, self.dynamic.jmprel);
+        table(rela, self.dynamic.rela_relative)
+            .map(|s| (s, false))
+            .chain(table(jmprel, 0).map(|s| (s, true)))
+            .filter(|(s, _)| *s != 0)
+    }
+
+    /// Whether the file has a definition that satisfies a reference to `name` (`do_lookup_x` and `check_match` in
+    /// glibc's `elf/dl-lookup.c`). `versions` is this file's own table from [`Elf::version_names`].
+    pub fn defines(&self, name: &Name<'_>, wanted: Option<WantedVersion<'_>>, versions: &VersionNames) -> bool {
+        let mut unversioned = Unversioned::default();
+        let found = if let Some(gnu) = self.dynamic.gnu {
+            self.gnu_lookup(&gnu, name, wanted, versions, &mut unversioned)
+        } else if let Some(sysv) = self.dynamic.sysv {
+            self.sysv_lookup(&sysv, name, wanted, versions, &mut unversioned)
+        } else {
+            None
+        };
+        // Exactly one default version where none was asked for is no ambiguity (`num_versions == 1`).
+        let found = found.or(if unversioned.count == 1 { unversioned.symbol } else { None });
+        found.is_some_and(|s| s.is_global() && !s.binds_locally())
+    }
+
+    fn gnu_lookup(
+        &self,
+        gnu: &GnuHash,
+        name: &Name<'_>,
+        wanted: Option<WantedVersion<'_>>,
+        versions: &VersionNames,
+        unversioned: &mut Unversioned,
+    ) -> Option<Symbol> {
+        let hash = name.gnu;
+        let word = u64_at(&self.map, gnu.bloom + ((hash / 64) & gnu.bloom_mask) as usize * 8)?;
+        if (word >> (hash % 64)) & (word >> (hash.checked_shr(gnu.bloom_shift).unwrap_or(0) % 64)) & 1 == 0 {
+            return None;
+        }
+        let mut index = u32_at(&self.map, gnu.bucket + (hash % gnu.buckets) as usize * 4)?;
+        if index < gnu.symbol_base {
+            return None;
+        }
+        loop {
+            let chain = u32_at(&self.map, gnu.chain + (index - gnu.symbol_base) as usize * 4)?;
+            if (chain ^ hash) >> 1 == 0
+                && let Some(found) = self.check_match(index, name, wanted, versions, unversioned)
+            {
+                return Some(found);
+            }
+            if chain & 1 != 0 {
+                return None;
+            }
+            index = index.checked_add(1)?;
+        }
+    }
+
+    fn sysv_lookup(
+        &self,
+        sysv: &SysvHash,
+        name: &Name<'_>,
+        wanted: Option<WantedVersion<'_>>,
+        versions: &VersionNames,
+        unversioned: &mut Unversioned,
+    ) -> Option<Symbol> {
+        let mut index = u32_at(&self.map, sysv.bucket + (sysv_hash(name.bytes) % sysv.buckets) as usize * 4)?;
+        // A hostile chain may be a ring.
+        for _ in 0..sysv.chains {
+            if index == 0 || index >= sysv.chains {
+                return None;
+            }
+            if let Some(found) = self.check_match(index, name, wanted, versions, unversioned) {
+                return Some(found);
+            }
+            index = u32_at(&self.map, sysv.chain + index as usize * 4)?;
+        }
+        None
+    }
+
+    fn check_match(
+        &self,
+        index: u32,
+        name: &Name<'_>,
+        wanted: Option<WantedVersion<'_>>,
+        versions: &VersionNames,
+        unversioned: &mut Unversioned,
+    ) -> Option<Symbol> {
+        let symbol = self.symbol(index)?;
+        if !symbol.is_definition() || !self.name_is(&symbol, name.bytes) {
+            return None;
+        }
+        let Some(raw) = self.symbol_version(index).filter(|_| versions.any) else { return Some(symbol) };
+        let (own, hidden) = (raw & !VERSYM_HIDDEN, raw & VERSYM_HIDDEN != 0);
+        match wanted {
+            Some(wanted) => match versions.name(self, own) {
+                Some(name) if name == wanted.name => Some(symbol),
+                Some(_) => None,
+                None if wanted.hidden || hidden => None,
+                None => Some(symbol),
+            },
+            // Without a version in the reference: the oldest (index 1 or 2) at once, any other only if it is the one.
+            None if own >= 3 => {
+                if !hidden {
+                    unversioned.count += 1;
+                    unversioned.symbol.get_or_insert(symbol);
+                }
+                None
+            }
+            None => Some(symbol),
+        }
+    }
+
+    fn name_is(&self, symbol: &Symbol, name: &[u8]) -> bool {
+        let at = symbol.name as usize;
+        self.strtab().get(at..).is_some_and(|rest| rest.starts_with(name) && rest.get(name.len()) == Some(&0))
+    }
+
+    /// The names behind the indices of the version table (`l_versions` in glibc).
+    pub fn version_names(&self) -> VersionNames {
+        let mut names = VersionNames::default();
+        let base = self.strtab().as_ptr() as usize;
+        let mut put = |index: u16, version: &[u8], hidden: bool| {
+            let index = usize::from(index);
+            if names.at.len() <= index {
+                names.at.resize(index + 1, None);
+            }
+            let start = (version.as_ptr() as usize).wrapping_sub(base);
+            names.at[index] = Some(VersionName { start, len: version.len().min(MAX_STRING), hidden });
+            names.any = true;
+        };
+        for need in self.version_needs() {
+            put(need.index, need.version, need.hidden);
+        }
+        for definition in self.version_definitions() {
+            if !definition.base {
+                put(definition.index, definition.version, false);
+            }
+        }
+        // A file that has only the base definition still has a version table (`ndx_high > 0`).
+        names.any |= self.defines_versions();
+        names
+    }
+}
+
+const SYMBOL_SIZE: usize = 24;
+const RELA_SIZE: usize = 24;
+
+#[derive(Default)]
+struct Unversioned {
+    count: u32,
+    symbol: Option<Symbol>,
+}
+
+/// Version names by index, as places in the file's string table.
+#[derive(Debug, Default, Clone)]
+pub struct VersionNames {
+    at: Vec<Option<VersionName>>,
+    any: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct VersionName {
+    start: usize,
+    len: usize,
+    hidden: bool,
+}
+
+impl VersionNames {
+    fn name<'e>(&self, elf: &'e Elf, index: u16) -> Option<&'e [u8]> {
+        let v = (*self.at.get(usize::from(index))?)?;
+        elf.strtab().get(v.start..v.start.checked_add(v.len)?)
+    }
+
+    /// The version that a symbol with the version-table entry `raw` asks for.
+    pub fn wanted<'e>(&self, elf: &'e Elf, raw: Option<u16>) -> Option<WantedVersion<'e>> {
+        let index = raw? & !VERSYM_HIDDEN;
+        let hidden = (*self.at.get(usize::from(index))?)?.hidden;
+        Some(WantedVersion { name: self.name(elf, index)?, hidden })
+    }
+}
+
+/// A symbol name with the hash that `DT_GNU_HASH` uses.
+#[derive(Debug, Clone, Copy)]
+pub struct Name<'a> {
+    /// Name without the terminating NUL.
+    pub bytes: &'a [u8],
+    gnu: u32,
+}
+
+impl<'a> Name<'a> {
+    /// Hashes `bytes` (`_dl_new_hash` in glibc's `elf/dl-hash.h`).
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let gnu = bytes.iter().fold(5381u32, |h, &b| h.wrapping_mul(33).wrapping_add(u32::from(b)));
+        Self { bytes, gnu }
+    }
+}
+
+/// An entry of the dynamic symbol table.
+#[derive(Debug, Clone, Copy)]
+pub struct Symbol {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    has_value: bool,
+}
+
+impl Symbol {
+    /// `STB_WEAK`: may stay undefined.
+    pub fn is_weak(&self) -> bool {
+        self.info >> 4 == 2
+    }
+
+    /// `STB_LOCAL`: never looked up.
+    pub fn is_local(&self) -> bool {
+        self.info >> 4 == 0
+    }
+
+    /// `SHN_UNDEF`
+    pub fn is_undefined(&self) -> bool {
+        self.section == 0
+    }
+
+    /// Hidden or internal visibility (`dl_symbol_visibility_binds_local_p`).
+    pub fn binds_locally(&self) -> bool {
+        matches!(self.other & 3, 1 | 2)
+    }
+
+    /// `STB_GLOBAL`, `STB_WEAK` or `STB_GNU_UNIQUE`.
+    fn is_global(&self) -> bool {
+        matches!(self.info >> 4, 1 | 2 | 10)
+    }
+
+    /// What a lookup accepts as a definition: a value (or absolute, or thread-local), and data or code.
+    fn is_definition(&self) -> bool {
+        let kind = self.info & 0xf;
+        let has_value = self.has_value || self.section == 0xfff1 || kind == 6;
+        has_value && self.section != 0 && matches!(kind, 0 | 1 | 2 | 5 | 6 | 10)
+    }
+}
+
+fn sysv_hash(name: &[u8]) -> u32 {
+    name.iter().fold(0u32, |h, &b| {
+        let h = (h << 4).wrapping_add(u32::from(b));
+        let top = h & 0xf000_0000;
+        (h ^ (top >> 24)) & !top
+    })
+}
+
+fn gnu_hash_header(data: &[u8], at: usize) -> Option<GnuHash> {
+    let (buckets, symbol_base) = (u32_at(data, at)?, u32_at(data, at + 4)?);
+    let (words, shift) = (u32_at(data, at + 8)?, u32_at(data, at + 12)?);
+    if buckets == 0 || words == 0 {
+        return None;
+    }
+    let bloom = at + 16;
+    let bucket = bloom.checked_add(words as usize * 8)?;
+    let chain = bucket.checked_add(buckets as usize * 4)?;
+    Some(GnuHash { buckets, symbol_base, bloom_mask: words - 1, bloom_shift: shift, bloom, bucket, chain })
+}
+
+fn sysv_hash_header(data: &[u8], at: usize) -> Option<SysvHash> {
+    let (buckets, chains) = (u32_at(data, at)?, u32_at(data, at + 4)?);
+    if buckets == 0 {
+        return None;
+    }
+    let bucket = at + 8;
+    let chain = bucket.checked_add(buckets as usize * 4)?;
+    // No table is longer than the file.
+    let chains = chains.min(u32::try_from(data.len().saturating_sub(chain) / 4).unwrap_or(u32::MAX));
+    Some(SysvHash { buckets, chains, bucket, chain })
+}
+
+/// Entries of the dynamic section up to `DT_NULL`.
+fn entries(data: &[u8], (start, end): (usize, usize)) -> impl Iterator<Item = (u64, u64)> {
+    data.get(start..end)
+        .unwrap_or(&[])
+        .chunks_exact(16)
+        .filter_map(|e| Some((u64_at(e, 0)?, u64_at(e, 8)?)))
+        .take_while(|&(tag, _)| tag != 0)
+}
+
+fn u16_at(data: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(data.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+fn u32_at(data: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn u64_at(data: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(data.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}

@@ -1,0 +1,203 @@
+//! Facts in, report out: which failures matter, what they are called, and what follows for the verdict.
+
+use std::collections::BTreeMap;
+
+use crate::checks::{CHECKS, Cause, Failed, Rule};
+use crate::facts::{Facts, How, Scope, Step, StepOutcome, Subject, Weight};
+use crate::finding::{Capability, CheckOutcome, CheckResult, Finding, Report, Severity, Status, Verdict};
+use crate::loader::LoadError;
+
+/// Judges the facts.
+pub fn judge(facts: &Facts) -> Report {
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut capabilities: Vec<Capability> = Vec::new();
+    let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
+    for subject in &facts.subjects {
+        let required = is_required(facts, &subject.capability);
+        let mut blockers: Vec<String> = Vec::new();
+        let mut first_message = None;
+        for step in &subject.steps {
+            for cause in causes(step) {
+                let failed = Failed { subject, step, cause };
+                let Some(mut finding) = explain(&failed, facts) else { continue };
+                if let Some(id) = CHECKS.iter().flat_map(|c| c.ids).find(|id| **id == finding.id) {
+                    *explained.entry(id).or_default() += 1;
+                }
+                finding.severity = weigh(finding.severity, step.weight, required);
+                if finding.user_sees.is_none() {
+                    finding.user_sees = user_sees(step, &failed);
+                }
+                if step.weight == Weight::Required {
+                    first_message.get_or_insert_with(|| finding.message.clone());
+                    if !blockers.contains(&finding.id) {
+                        blockers.push(finding.id.clone());
+                    }
+                }
+                add(&mut findings, finding);
+            }
+        }
+        capabilities.push(capability(subject, required, blockers, first_message));
+    }
+    inherit(facts, &mut capabilities);
+
+    let judged = facts.subjects.iter().any(|s| !s.steps.is_empty());
+    let mut checks = Vec::new();
+    for check in CHECKS {
+        match check.rule {
+            Rule::Explain(_) => {
+                for id in check.ids {
+                    let (outcome, reason) = match (explained.get(id), judged) {
+                        (Some(_), _) => (CheckOutcome::Found, None),
+                        (None, true) => (CheckOutcome::Pass, None),
+                        (None, false) => (CheckOutcome::NotApplicable, Some("nothing was tried".to_owned())),
+                    };
+                    checks.push(CheckResult { id: (*id).to_owned(), outcome, reason });
+                }
+            }
+            Rule::Survey(survey) => {
+                let surveyed = survey(facts);
+                for id in check.ids {
+                    let found = surveyed.findings.iter().any(|f| f.id == *id);
+                    let outcome = match surveyed.outcome {
+                        CheckOutcome::Found if !found => CheckOutcome::Pass,
+                        other => other,
+                    };
+                    checks.push(CheckResult { id: (*id).to_owned(), outcome, reason: surveyed.reason.clone() });
+                }
+                for finding in surveyed.findings {
+                    add(&mut findings, finding);
+                }
+            }
+        }
+    }
+    checks.sort_by(|a, b| a.id.cmp(&b.id));
+    // Stable: within one severity the order in which the workload meets them.
+    findings.sort_by_key(|f| f.severity);
+    let verdict = verdict(&capabilities, &findings);
+    Report { verdict, capabilities, findings, checks }
+}
+
+/// Whether the verdict depends on a capability: the workload itself, and what `--require` names.
+fn is_required(facts: &Facts, id: &str) -> bool {
+    let by_default = id.starts_with("import:") || id.starts_with("load:");
+    let of_container = facts.target.scope == Scope::Container && (id == "gpu" || id.starts_with("kernels:"));
+    by_default || of_container || facts.target.require.iter().any(|r| r == id)
+}
+
+/// What failed in one step. Symbols that are undefined because a whole library is missing are not told again.
+fn causes(step: &Step) -> Vec<Cause<'_>> {
+    match &step.outcome {
+        StepOutcome::Ok(_) => Vec::new(),
+        StepOutcome::NotFound(absence) => vec![Cause::Absent(absence)],
+        StepOutcome::Failed(errors) => {
+            let lost = errors.iter().any(|e| matches!(e, LoadError::Missing { .. } | LoadError::Rejected { .. }));
+            let follows =
+                |e: &LoadError| lost && matches!(e, LoadError::Undefined { .. } | LoadError::Version { .. });
+            errors.iter().filter(|e| e.is_fatal() && !follows(e)).map(Cause::Load).collect()
+        }
+    }
+}
+
+fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
+    CHECKS.iter().find_map(|check| match check.rule {
+        Rule::Explain(explain) => explain(failed, facts),
+        Rule::Survey(_) => None,
+    })
+}
+
+/// An error is only an error where the verdict depends on it.
+fn weigh(severity: Severity, weight: Weight, required: bool) -> Severity {
+    match (weight, required) {
+        (Weight::Required, true) => severity,
+        (Weight::Required, false) => severity.max(Severity::Warning),
+        (Weight::Optional, _) => Severity::Note,
+    }
+}
+
+/// The message that the workload would print.
+fn user_sees(step: &Step, failed: &Failed<'_>) -> Option<String> {
+    if let Some(whole) = &step.user_sees {
+        return Some(whole.clone());
+    }
+    let error = failed.load()?;
+    if matches!(error, LoadError::Rejected { truncated: true, .. }) {
+        return Some("Bus error (core dumped)".into());
+    }
+    let message = error.message();
+    Some(match step.how {
+        How::Import => format!("ImportError: {message}"),
+        How::Ctypes => format!("OSError: {message}"),
+        How::Exec if matches!(error, LoadError::Undefined { .. }) => {
+            format!("{}: symbol lookup error: {message}", step.file)
+        }
+        How::Exec if matches!(error, LoadError::Version { .. }) => format!("{}: {message}", step.file),
+        How::Exec => format!("{}: error while loading shared libraries: {message}", step.file),
+        How::Dlopen | How::File => message,
+    })
+}
+
+/// The same thing found twice is one finding.
+fn add(findings: &mut Vec<Finding>, finding: Finding) {
+    match findings.iter_mut().find(|f| f.id == finding.id && f.subject == finding.subject && f.message == finding.message)
+    {
+        Some(known) => {
+            known.severity = known.severity.min(finding.severity);
+            for evidence in finding.evidence {
+                if !known.evidence.contains(&evidence) {
+                    known.evidence.push(evidence);
+                }
+            }
+        }
+        None => findings.push(finding),
+    }
+}
+
+fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message: Option<String>) -> Capability {
+    let failed = subject.steps.iter().any(|s| s.weight == Weight::Required && !matches!(s.outcome, StepOutcome::Ok(_)));
+    let (status, summary) = if let Some(why) = &subject.not_applicable {
+        (Status::NotApplicable, why.clone())
+    } else if failed {
+        (Status::Broken, message.unwrap_or_else(|| "does not load".into()))
+    } else if let Some(why) = &subject.unknown {
+        (Status::Unknown, why.clone())
+    } else {
+        (Status::Ok, String::new())
+    };
+    Capability { id: subject.capability.clone(), status, required, blockers, summary }
+}
+
+/// A part of a framework cannot work where the framework itself does not import.
+fn inherit(facts: &Facts, capabilities: &mut [Capability]) {
+    for subject in &facts.subjects {
+        let Some(needs) = &subject.needs else { continue };
+        let Some(base) = capabilities.iter().find(|c| c.id == *needs).cloned() else { continue };
+        let Some(this) = capabilities.iter_mut().find(|c| c.id == subject.capability) else { continue };
+        if base.status == Status::Broken && this.status != Status::NotApplicable {
+            for id in base.blockers {
+                if !this.blockers.contains(&id) {
+                    this.blockers.push(id);
+                }
+            }
+            this.status = Status::Broken;
+            this.summary = format!("{needs} is broken");
+        } else if base.status == Status::Unknown && this.status == Status::Ok {
+            this.status = Status::Unknown;
+            this.summary = format!("{needs} is unknown");
+        }
+    }
+}
+
+fn verdict(capabilities: &[Capability], findings: &[Finding]) -> Verdict {
+    let required = || capabilities.iter().filter(|c| c.required);
+    if required().any(|c| c.status == Status::Broken) {
+        Verdict::NotReady
+    } else if required().next().is_none() || required().any(|c| c.status == Status::Unknown) {
+        Verdict::Undetermined
+    } else if capabilities.iter().any(|c| c.status == Status::Broken)
+        || findings.iter().any(|f| f.severity != Severity::Note)
+    {
+        Verdict::Degraded
+    } else {
+        Verdict::Ready
+    }
+}

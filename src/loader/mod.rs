@@ -1,0 +1,59 @@
+//! The dynamic loader as a function of the files: which library every name resolves to, and what does not bind.
+//!
+//! A [`Loader`] is one dynamic loader (glibc's or musl's) over one file system and environment. A [`Process`] is a
+//! program started by it: the main program, `LD_PRELOAD`, their closure, then a sequence of `dlopen` calls. It models
+//! a process and not a file because an already loaded SONAME wins over any search, so that the order of loading
+//! decides most failures of mixed libraries. The rules are those of glibc's `elf/` directory; each function names
+//! the one that it follows. Nothing is executed.
+
+mod cache;
+mod dynamic_loader;
+mod error;
+mod process;
+mod search;
+mod store;
+mod symbols;
+
+pub use cache::Cache;
+pub use dynamic_loader::{DynamicLoader, Libc};
+pub use error::{LoadError, Searched, SearchedWhy};
+pub use process::{Failure, Mode, Object, ObjectId, Process, Via};
+pub use search::Environment;
+pub use store::{ElfFile, ElfStore, Opened};
+
+use std::path::PathBuf;
+
+use crate::image::{Credentials, Rootfs};
+
+/// One dynamic loader over one file system, environment and user.
+pub struct Loader {
+    pub(crate) rootfs: Rootfs,
+    pub(crate) store: ElfStore,
+    pub(crate) dl: DynamicLoader,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) env: Environment,
+    pub(crate) cwd: PathBuf,
+}
+
+impl Loader {
+    /// The loader `dl` as it would run in `rootfs` with `env` and the working directory `cwd`, for `user`.
+    pub fn new(rootfs: &Rootfs, dl: DynamicLoader, env: Environment, cwd: PathBuf, user: Option<Credentials>) -> Self {
+        let cache = dl.cache_path().and_then(|path| rootfs.read(path, MAX_CACHE).ok());
+        let cache = cache.and_then(|data| Cache::parse(data, dl.machine()));
+        let store = ElfStore::new(rootfs.clone(), dl.machine(), user);
+        Self { rootfs: rootfs.clone(), store, dl, cache, env, cwd }
+    }
+
+    /// The loader itself.
+    pub fn dynamic_loader(&self) -> &DynamicLoader {
+        &self.dl
+    }
+
+    /// Every ELF file opened so far.
+    pub fn store(&self) -> &ElfStore {
+        &self.store
+    }
+}
+
+/// Largest loader cache read, in bytes; real ones have tens of kilobytes.
+const MAX_CACHE: u64 = 64 * 1024 * 1024;

@@ -1,0 +1,161 @@
+//! Installed distributions, and whether their files are still as RECORD lists them (PEP 376, PEP 503, PEP 627).
+
+use std::path::{Path, PathBuf};
+
+use crate::facts::RecordProblem;
+use crate::image::Rootfs;
+use crate::python::site::normal;
+
+/// An installed distribution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Normalised name (PEP 503).
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Entry of `sys.path` that it is installed in.
+    pub location: PathBuf,
+    /// Its `.dist-info` or `.egg-info` directory.
+    pub info: PathBuf,
+}
+
+/// Largest RECORD read, in bytes; torch's is 2 MB.
+const MAX_RECORD: u64 = 64 * 1024 * 1024;
+
+/// Distributions in the directories of `sys.path`; where two have one name, import finds the first.
+pub fn installed(rootfs: &Rootfs, path: &[PathBuf]) -> Vec<Installed> {
+    let mut found = Vec::new();
+    for dir in path {
+        for entry in rootfs.read_dir(dir).unwrap_or_default() {
+            let Some(file) = entry.name.to_str() else { continue };
+            let Some((name, version)) = parse_info_name(file) else { continue };
+            found.push(Installed { name, version, location: dir.clone(), info: dir.join(file) });
+        }
+    }
+    found
+}
+
+/// `name-version.dist-info`, `name-version.egg-info` or `name-version-py3.11.egg-info`.
+pub fn parse_info_name(file: &str) -> Option<(String, String)> {
+    let stem = file.strip_suffix(".dist-info").or_else(|| file.strip_suffix(".egg-info"))?;
+    let mut parts = stem.split('-');
+    let (name, version) = (parts.next()?, parts.next()?);
+    (!name.is_empty() && version.starts_with(|c: char| c.is_ascii_digit())).then(|| (normalise(name), version.to_owned()))
+}
+
+/// PEP 503: lower case, runs of `-`, `_` and `.` as one `-`.
+pub fn normalise(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if matches!(c, '-' | '_' | '.') {
+            if !out.ends_with('-') {
+                out.push('-');
+            }
+        } else {
+            out.extend(c.to_lowercase());
+        }
+    }
+    out
+}
+
+/// A file listed in RECORD, with its size where RECORD tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Path, relative to the entry of `sys.path`, or absolute.
+    pub path: String,
+    /// Size in bytes.
+    pub size: Option<u64>,
+}
+
+/// Rows of RECORD: comma-separated values, where a path with a comma is quoted.
+pub fn parse_record(text: &str) -> impl Iterator<Item = Listed> {
+    text.lines().filter_map(|line| {
+        let (path, rest) = match line.strip_prefix('"') {
+            Some(quoted) => {
+                // A quote inside is doubled.
+                let mut end = 0;
+                let bytes = quoted.as_bytes();
+                while end < bytes.len() {
+                    if bytes[end] == b'"' {
+                        if bytes.get(end + 1) != Some(&b'"') {
+                            break;
+                        }
+                        end += 1;
+                    }
+                    end += 1;
+                }
+                (quoted.get(..end)?.replace("\"\"", "\""), quoted.get(end + 1..)?)
+            }
+            None => {
+                let at = line.find(',')?;
+                (line[..at].to_owned(), &line[at..])
+            }
+        };
+        let size = rest.rsplit(',').next().and_then(|s| s.trim().parse().ok());
+        (!path.is_empty()).then_some(Listed { path, size })
+    })
+}
+
+impl Installed {
+    /// Files of this distribution that bear on loading and are not as RECORD lists them.
+    pub fn problems(&self, rootfs: &Rootfs) -> Vec<RecordProblem> {
+        let Ok(text) = rootfs.read_text(&self.info.join("RECORD"), MAX_RECORD) else { return Vec::new() };
+        parse_record(&text)
+            .filter(|listed| is_shared_object(&listed.path))
+            .filter_map(|listed| {
+                let path = normal(&self.location.join(&listed.path));
+                let found = rootfs.stat(&path).ok().map(|s| s.size);
+                let expected = listed.size?;
+                (found != Some(expected)).then(|| RecordProblem {
+                    path: path.to_string_lossy().into_owned(),
+                    expected,
+                    found,
+                })
+            })
+            .collect()
+    }
+
+    /// Whether RECORD lists a file.
+    pub fn lists(&self, rootfs: &Rootfs, path: &Path) -> bool {
+        let Ok(relative) = path.strip_prefix(&self.location) else { return false };
+        let Some(relative) = relative.to_str() else { return false };
+        rootfs
+            .read_text(&self.info.join("RECORD"), MAX_RECORD)
+            .is_ok_and(|text| parse_record(&text).any(|l| l.path == relative))
+    }
+}
+
+/// `libx.so`, `libx.so.1.2`, `x.cpython-311-x86_64-linux-gnu.so`.
+pub fn is_shared_object(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    match name.find(".so") {
+        Some(at) => name[at + 3..].split('.').skip(1).all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit())) && (name[at + 3..].is_empty() || name[at + 3..].starts_with('.')),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_info_directories() {
+        assert_eq!(parse_info_name("nvidia_cublas_cu12-12.4.5.8.dist-info"), Some(("nvidia-cublas-cu12".into(), "12.4.5.8".into())));
+        assert_eq!(parse_info_name("PyYAML-6.0.1-py3.11.egg-info"), Some(("pyyaml".into(), "6.0.1".into())));
+        assert_eq!(parse_info_name("README"), None);
+    }
+
+    #[test]
+    fn records() {
+        let rows: Vec<_> = parse_record("a/b.so,sha256=x,12\n\"c,\"\"d.py\",sha256=y,3\nRECORD,,\n").collect();
+        assert_eq!(rows[0], Listed { path: "a/b.so".into(), size: Some(12) });
+        assert_eq!(rows[1], Listed { path: "c,\"d.py".into(), size: Some(3) });
+        assert_eq!(rows[2].size, None);
+    }
+
+    #[test]
+    fn shared_objects() {
+        assert!(is_shared_object("a/libx.so.12.4") && is_shared_object("x.abi3.so") && is_shared_object("libx.so"));
+        assert!(!is_shared_object("libx.so.py") && !is_shared_object("x.sorry") && !is_shared_object("x.txt"));
+    }
+}

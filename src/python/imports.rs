@@ -1,0 +1,679 @@
+//! What `import X` runs and loads: CPython's import system over `sys.path`, with the statements of [`super::source`].
+//!
+//! Whether a missing library breaks an import depends on who imports it and which exception is caught there:
+//! `except ModuleNotFoundError` does not catch the `ImportError` of a library that does not load. So import statements are
+//! executed in order, loading an extension module asks the caller whether the loader accepts it, and a failure travels
+//! up the import chain like the exception that it is. Conditions that cannot be known from the files count only for
+//! what all their branches have in common.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::interpreter::Interpreter;
+use super::source::{Catches, Import, Statement, scan};
+use crate::image::{EntryKind, Rootfs};
+
+/// Largest Python source file read, in bytes.
+const MAX_SOURCE: u64 = 16 * 1024 * 1024;
+/// Modules executed for one import; a bound, not a judgement.
+const MAX_MODULES: usize = 20_000;
+/// Depth of the import chain; Python's own recursion limit allows a few hundred.
+const MAX_DEPTH: usize = 300;
+
+/// Modules compiled into the interpreter whose initialisation function has an unusual name or is not exported.
+const BUILT_IN: &[&str] = &[
+    "sys", "builtins", "marshal", "gc", "_imp", "_warnings", "_ast", "_io", "_thread", "_weakref", "_sre", "_codecs",
+    "_string", "_tokenize", "_abc", "_functools", "_locale", "_operator", "_signal", "_stat", "_symtable", "_collections",
+    "_tracemalloc", "_typing", "atexit", "errno", "faulthandler", "itertools", "posix", "pwd", "time", "_sysconfig",
+    "_frozen_importlib", "_frozen_importlib_external", "zipimport", "_suggestions", "_interpreters", "_contextvars",
+];
+
+/// The exception that an import raises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Raised {
+    /// `ModuleNotFoundError`
+    NotFound,
+    /// `ImportError`
+    Import,
+    /// `OSError`
+    Os,
+    /// Anything else that an `except ImportError` does not catch.
+    Other,
+}
+
+impl Raised {
+    fn is_caught_by(self, catches: Catches) -> bool {
+        match self {
+            Self::NotFound => catches.not_found,
+            Self::Import => catches.import,
+            Self::Os => catches.os,
+            Self::Other => catches.import && catches.os,
+        }
+    }
+}
+
+/// An import statement on the way to a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// The importing file.
+    pub file: PathBuf,
+    /// Its line.
+    pub line: u32,
+}
+
+/// A module without which the import fails, or that failed and was done without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    /// The module.
+    pub module: String,
+    /// Import statements that lead to it, outermost first.
+    pub chain: Vec<Site>,
+}
+
+/// An extension module that an import asks for.
+pub struct Extension<'i> {
+    /// Full name of the module.
+    pub module: &'i str,
+    /// Its file.
+    pub path: &'i Path,
+    /// Import statements that lead to it, outermost first.
+    pub chain: &'i [Site],
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Modules that were not found, in order.
+    pub missing: Vec<Miss>,
+    /// Number of modules executed.
+    pub modules: usize,
+    /// Whether a bound was reached.
+    pub cut: bool,
+}
+
+/// Loads an extension module, or says which exception that raises.
+pub type LoadExtension<'f> = dyn FnMut(&Extension<'_>) -> Result<(), Raised> + 'f;
+
+/// Sources that were read, kept between imports of one run.
+#[derive(Default)]
+pub struct Sources {
+    scanned: HashMap<PathBuf, Rc<Vec<Statement>>>,
+    listings: HashMap<PathBuf, Rc<HashMap<String, EntryKind>>>,
+}
+
+/// One interpreter process that imports.
+pub struct Importer<'a, 'f> {
+    rootfs: &'a Rootfs,
+    python: &'a Interpreter,
+    path: Vec<PathBuf>,
+    sources: &'a mut Sources,
+    is_built_in: &'a dyn Fn(&str) -> bool,
+    load: &'f mut LoadExtension<'f>,
+    /// `sys.modules`
+    modules: HashMap<String, Module>,
+    chain: Vec<Site>,
+    trace: Trace,
+}
+
+#[derive(Clone)]
+struct Module {
+    /// Directories of a package.
+    search: Option<Rc<Vec<PathBuf>>>,
+    /// Names that are known to be true or false.
+    constants: Rc<HashMap<String, bool>>,
+}
+
+impl Module {
+    fn new(search: Option<Rc<Vec<PathBuf>>>) -> Self {
+        Self { search, constants: Rc::default() }
+    }
+}
+
+enum Spec {
+    BuiltIn,
+    Source { file: PathBuf, package: Option<PathBuf> },
+    Extension { file: PathBuf, package: Option<PathBuf> },
+    /// Compiled or otherwise opaque: it exists, and nothing is known of what it imports.
+    Opaque { package: Option<PathBuf> },
+    Namespace(Vec<PathBuf>),
+}
+
+/// The surroundings of a statement.
+struct Scope<'s> {
+    file: &'s Path,
+    /// Package for relative imports.
+    package: &'s str,
+    functions: HashMap<&'s str, &'s [Statement]>,
+    constants: HashMap<String, bool>,
+    running: HashSet<&'s str>,
+    /// The exception that an enclosing handler caught.
+    handling: Option<Raised>,
+}
+
+impl<'a, 'f> Importer<'a, 'f> {
+    /// An interpreter that has imported nothing yet. `is_built_in` tells whether a module is compiled into it.
+    pub fn new(
+        rootfs: &'a Rootfs,
+        python: &'a Interpreter,
+        path: &[PathBuf],
+        sources: &'a mut Sources,
+        is_built_in: &'a dyn Fn(&str) -> bool,
+        load: &'f mut LoadExtension<'f>,
+    ) -> Self {
+        Self {
+            rootfs,
+            python,
+            path: path.to_vec(),
+            sources,
+            is_built_in,
+            load,
+            modules: HashMap::new(),
+            chain: Vec::new(),
+            trace: Trace::default(),
+        }
+    }
+
+    /// `import name`
+    ///
+    /// # Errors
+    /// The exception that leaves it.
+    pub fn import(&mut self, name: &str) -> Result<(), Raised> {
+        self.import_dotted(name)
+    }
+
+    /// What happened.
+    pub fn finish(self) -> Trace {
+        self.trace
+    }
+
+    /// `_find_and_load` for `a`, `a.b`, `a.b.c`.
+    fn import_dotted(&mut self, name: &str) -> Result<(), Raised> {
+        let mut end = 0;
+        loop {
+            end = name[end..].find('.').map_or(name.len(), |n| end + n);
+            self.import_one(&name[..end])?;
+            if end == name.len() {
+                return Ok(());
+            }
+            end += 1;
+        }
+    }
+
+    fn import_one(&mut self, name: &str) -> Result<(), Raised> {
+        if self.modules.contains_key(name) {
+            return Ok(());
+        }
+        if self.trace.modules >= MAX_MODULES || self.chain.len() >= MAX_DEPTH {
+            self.trace.cut = true;
+            return Ok(());
+        }
+        let (parent, tail) = name.rsplit_once('.').map_or((None, name), |(p, t)| (Some(p), t));
+        let search = match parent {
+            None => None,
+            Some(parent) => match self.modules.get(parent).map(|m| m.search.clone()) {
+                Some(Some(search)) => Some(search),
+                // A submodule of something that is no package on disk: made at run time, or by C code.
+                _ => {
+                    self.modules.insert(name.to_owned(), Module::new(None));
+                    return Ok(());
+                }
+            },
+        };
+        let Some(spec) = self.find(name, tail, search.as_deref().map(Vec::as_slice)) else {
+            // A submodule may be put into `sys.modules` by its package at run time; a top-level module may not.
+            if parent.is_some() {
+                self.modules.insert(name.to_owned(), Module::new(None));
+                return Ok(());
+            }
+            self.trace.missing.push(Miss { module: name.to_owned(), chain: self.chain.clone() });
+            return Err(Raised::NotFound);
+        };
+        self.trace.modules += 1;
+        let package_dir = match &spec {
+            Spec::Source { package, .. } | Spec::Extension { package, .. } | Spec::Opaque { package } => package.clone(),
+            Spec::BuiltIn | Spec::Namespace(_) => None,
+        };
+        let search = match (&spec, package_dir) {
+            (Spec::Namespace(dirs), _) => Some(Rc::new(dirs.clone())),
+            (_, Some(dir)) => Some(Rc::new(vec![dir])),
+            _ => None,
+        };
+        let is_package = search.is_some();
+        self.modules.insert(name.to_owned(), Module::new(search));
+        let outcome = match spec {
+            Spec::BuiltIn | Spec::Opaque { .. } | Spec::Namespace(_) => Ok(()),
+            Spec::Extension { file, .. } => {
+                (self.load)(&Extension { module: name, path: &file, chain: &self.chain })
+            }
+            Spec::Source { file, .. } => {
+                let package = if is_package { name } else { parent.unwrap_or("") };
+                self.execute(&file, package).map(|constants| {
+                    if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
+                        module.constants = Rc::new(constants);
+                    }
+                })
+            }
+        };
+        if outcome.is_err() {
+            // A module that fails is taken out of `sys.modules` again.
+            self.modules.remove(name);
+        }
+        outcome
+    }
+
+    /// `FileFinder.find_spec` along `sys.path` or a package's `__path__`.
+    fn find(&mut self, name: &str, tail: &str, search: Option<&[PathBuf]>) -> Option<Spec> {
+        if search.is_none() && (self.is_built_in)(name) {
+            return Some(Spec::BuiltIn);
+        }
+        let mut namespace = Vec::new();
+        let own;
+        let dirs = match search {
+            Some(dirs) => dirs,
+            None => {
+                own = self.path.clone();
+                &own
+            }
+        };
+        for dir in dirs {
+            let listing = self.listing(dir);
+            if matches!(listing.get(tail), Some(EntryKind::Dir | EntryKind::Link)) {
+                let package = dir.join(tail);
+                let inside = self.listing(&package);
+                if let Some(spec) = self.pick(&inside, &package, "__init__", Some(&package)) {
+                    return Some(spec);
+                }
+                if listing.get(tail) == Some(&EntryKind::Dir) || self.rootfs.is_dir(&package) {
+                    namespace.push(package);
+                }
+            }
+            if let Some(spec) = self.pick(&listing, dir, tail, None) {
+                return Some(spec);
+            }
+        }
+        if search.is_none() && BUILT_IN.contains(&name) {
+            return Some(Spec::BuiltIn);
+        }
+        (!namespace.is_empty()).then_some(Spec::Namespace(namespace))
+    }
+
+    /// The first of the suffixes of extension modules, source and bytecode, in that order.
+    fn pick(
+        &self,
+        listing: &HashMap<String, EntryKind>,
+        dir: &Path,
+        stem: &str,
+        package: Option<&Path>,
+    ) -> Option<Spec> {
+        let package = package.map(Path::to_owned);
+        // The finder asks for a file: a link that leads nowhere is none.
+        let exists = |file: &str| match listing.get(file) {
+            Some(EntryKind::File) => true,
+            Some(EntryKind::Link) => self.rootfs.is_file(&dir.join(file)),
+            _ => false,
+        };
+        let mut file = String::with_capacity(stem.len() + 40);
+        for suffix in &self.python.suffixes {
+            file.clear();
+            file.push_str(stem);
+            file.push_str(suffix);
+            if exists(&file) {
+                return Some(Spec::Extension { file: dir.join(file), package });
+            }
+        }
+        file.clear();
+        file.push_str(stem);
+        file.push_str(".py");
+        if exists(&file) {
+            return Some(Spec::Source { file: dir.join(file), package });
+        }
+        file.push('c');
+        exists(&file).then_some(Spec::Opaque { package })
+    }
+
+    fn listing(&mut self, dir: &Path) -> Rc<HashMap<String, EntryKind>> {
+        if let Some(known) = self.sources.listings.get(dir) {
+            return Rc::clone(known);
+        }
+        let entries = self.rootfs.read_dir(dir).unwrap_or_default();
+        let listing: HashMap<String, EntryKind> =
+            entries.into_iter().filter_map(|e| Some((e.name.into_string().ok()?, e.kind))).collect();
+        let listing = Rc::new(listing);
+        self.sources.listings.insert(dir.to_owned(), Rc::clone(&listing));
+        listing
+    }
+
+    fn execute(&mut self, file: &Path, package: &str) -> Result<HashMap<String, bool>, Raised> {
+        let statements = match self.sources.scanned.get(file) {
+            Some(known) => Rc::clone(known),
+            None => {
+                // A source file that cannot be read fails its import.
+                let source = self.rootfs.read(file, MAX_SOURCE).map_err(|_| Raised::Os)?;
+                let scanned = Rc::new(scan(&source));
+                self.sources.scanned.insert(file.to_owned(), Rc::clone(&scanned));
+                scanned
+            }
+        };
+        let mut scope = Scope {
+            file,
+            package,
+            functions: HashMap::new(),
+            constants: HashMap::new(),
+            running: HashSet::new(),
+            handling: None,
+        };
+        self.block(&statements, &mut scope)?;
+        Ok(scope.constants)
+    }
+
+    fn block<'s>(&mut self, statements: &'s [Statement], scope: &mut Scope<'s>) -> Result<(), Raised> {
+        for statement in statements {
+            match statement {
+                Statement::Import(import) => self.statement(import, scope)?,
+                Statement::Function { name, body } => {
+                    scope.functions.insert(name, body);
+                }
+                Statement::Constant(name, value) => {
+                    match self.evaluate(value, scope) {
+                        Some(value) => scope.constants.insert(name.clone(), value),
+                        None => scope.constants.remove(name.as_str()),
+                    };
+                }
+                Statement::Name(_) => {}
+                Statement::Call(name) => {
+                    if let Some(body) = scope.functions.get(name.as_str()).copied()
+                        && scope.running.insert(name)
+                    {
+                        let outcome = self.block(body, scope);
+                        scope.running.remove(name.as_str());
+                        outcome?;
+                    }
+                }
+                // Outside a handler, what leads to it is something else than a failed import.
+                Statement::Raise => {
+                    if let Some(raised) = scope.handling {
+                        return Err(reraised(raised));
+                    }
+                }
+                Statement::Suppress { catches, body } => {
+                    if let Err(raised) = self.block(body, scope)
+                        && !raised.is_caught_by(*catches)
+                    {
+                        return Err(raised);
+                    }
+                }
+                Statement::Try { body, handlers, otherwise, finally } => {
+                    // `try: NAME` with `except NameError` asks for a name that something else may define.
+                    let asks = matches!(&body[..], [Statement::Name(name)] if !scope.constants.contains_key(name.as_str()));
+                    let asked = handlers.iter().find(|h| asks && h.catches.name);
+                    let outcome = match (asked, self.block(body, scope)) {
+                        (Some(handler), _) => self.block(&handler.body, scope),
+                        (None, outcome) => outcome,
+                    };
+                    let outcome = match outcome {
+                        Ok(()) if asked.is_some() => Ok(()),
+                        Ok(()) => self.block(otherwise, scope),
+                        Err(raised) => match handlers.iter().find(|h| raised.is_caught_by(h.catches)) {
+                            None => Err(raised),
+                            Some(handler) => {
+                                let outer = scope.handling.replace(raised);
+                                let after = self.block(&handler.body, scope);
+                                scope.handling = outer;
+                                after
+                            }
+                        },
+                    };
+                    let last = self.block(finally, scope);
+                    outcome.and(last)?;
+                }
+                Statement::If { branches, otherwise } => self.conditional(branches, otherwise.as_deref(), scope)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn conditional<'s>(
+        &mut self,
+        branches: &'s [(String, Vec<Statement>)],
+        otherwise: Option<&'s [Statement]>,
+        scope: &mut Scope<'s>,
+    ) -> Result<(), Raised> {
+        let mut possible: Vec<&[Statement]> = Vec::new();
+        let mut decided = false;
+        for (condition, body) in branches {
+            match self.evaluate(condition, scope) {
+                Some(true) => {
+                    possible.push(body);
+                    decided = true;
+                    break;
+                }
+                Some(false) => {}
+                None => possible.push(body),
+            }
+        }
+        if !decided {
+            possible.push(otherwise.unwrap_or_default());
+        }
+        match possible.as_slice() {
+            [] => Ok(()),
+            [only] => self.block(only, scope),
+            [first, rest @ ..] => {
+                // Only what happens whichever way it goes.
+                for statement in *first {
+                    if let Statement::Import(import) = statement
+                        && rest.iter().all(|b| b.iter().any(|s| is_same_import(s, import)))
+                    {
+                        self.statement(import, scope)?;
+                    }
+                }
+                // Functions are remembered wherever they are defined.
+                for statement in possible.iter().copied().flatten() {
+                    if let Statement::Function { name, body } = statement {
+                        scope.functions.insert(name, body);
+                    }
+                }
+                // `except ImportError as e: if …: raise` lets through what it does not expect, such as a library that
+                // does not load; that a module is not installed is what it does expect.
+                match scope.handling {
+                    Some(raised @ (Raised::Import | Raised::Os))
+                        if possible.iter().any(|b| b.contains(&Statement::Raise)) =>
+                    {
+                        Err(raised)
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn statement(&mut self, import: &Import, scope: &mut Scope<'_>) -> Result<(), Raised> {
+        let base = if import.level == 0 {
+            import.module.clone()
+        } else {
+            let mut package = scope.package;
+            for _ in 1..import.level {
+                package = package.rsplit_once('.').map_or("", |(p, _)| p);
+            }
+            match (package.is_empty(), import.module.is_empty()) {
+                (true, _) => import.module.clone(),
+                (false, true) => package.to_owned(),
+                (false, false) => format!("{package}.{}", import.module),
+            }
+        };
+        if base.is_empty() {
+            return Ok(());
+        }
+        self.chain.push(Site { file: scope.file.to_owned(), line: import.line });
+        let outcome = self.import_dotted(&base).and_then(|()| match &import.names {
+            None => Ok(()),
+            Some(names) => self.from_list(&base, names),
+        });
+        self.chain.pop();
+        if let (Some(names), Some(module)) = (&import.names, self.modules.get(&base)) {
+            for name in names {
+                if let Some(value) = module.constants.get(name) {
+                    scope.constants.insert(name.clone(), *value);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// `_handle_fromlist`: a name that is a submodule is imported.
+    fn from_list(&mut self, base: &str, names: &[String]) -> Result<(), Raised> {
+        let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
+        for name in names.iter().filter(|n| n.as_str() != "*") {
+            let full = format!("{base}.{name}");
+            if !self.modules.contains_key(&full) && self.find(&full, name, Some(&search)).is_some() {
+                self.import_one(&full)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Conditions that the files and the platform decide; `None` for all others.
+    fn evaluate(&self, condition: &str, scope: &Scope<'_>) -> Option<bool> {
+        let condition = strip_parentheses(condition.trim());
+        if let Some((a, b)) = split_operator(condition, " or ") {
+            return match (self.evaluate(a, scope), self.evaluate(b, scope)) {
+                (Some(true), _) | (_, Some(true)) => Some(true),
+                (Some(false), Some(false)) => Some(false),
+                _ => None,
+            };
+        }
+        if let Some((a, b)) = split_operator(condition, " and ") {
+            return match (self.evaluate(a, scope), self.evaluate(b, scope)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            };
+        }
+        if let Some(rest) = condition.strip_prefix("not ") {
+            return self.evaluate(rest, scope).map(|v| !v);
+        }
+        match condition {
+            "TYPE_CHECKING" | "typing.TYPE_CHECKING" | "t.TYPE_CHECKING" | "False" | "0" | "MYPY" => return Some(false),
+            "True" | "1" | "__debug__" => return Some(true),
+            _ => {}
+        }
+        if let Some(value) = scope.constants.get(condition) {
+            return Some(*value);
+        }
+        if let Some(rest) = condition.strip_prefix("sys.platform.startswith(") {
+            let literal = rest.strip_suffix(')').and_then(literal)?;
+            return Some("linux".starts_with(literal));
+        }
+        for (operator, is_in) in [(" not in ", false), (" in ", true)] {
+            if let Some(set) = condition.strip_prefix("sys.platform").and_then(|r| r.strip_prefix(operator)) {
+                let names: Option<Vec<&str>> =
+                    set.trim_matches(|c| "()[]{} ".contains(c)).split(',').filter(|n| !n.trim().is_empty()).map(literal).collect();
+                return Some(names?.contains(&"linux") == is_in);
+            }
+        }
+        for operator in ["==", "!=", ">=", "<=", ">", "<"] {
+            let Some((left, right)) = condition.split_once(operator) else { continue };
+            return self.compare(left.trim(), operator, right.trim());
+        }
+        None
+    }
+
+    fn compare(&self, left: &str, operator: &str, right: &str) -> Option<bool> {
+        let equal = |value: &str| match operator {
+            "==" => literal(right).map(|l| l == value),
+            "!=" => literal(right).map(|l| l != value),
+            _ => None,
+        };
+        match left {
+            "sys.platform" => equal("linux"),
+            "os.name" => equal("posix"),
+            "platform.system()" => equal("Linux"),
+            "sys.implementation.name" => equal("cpython"),
+            "__name__" if literal(right) == Some("__main__") => Some(operator == "!="),
+            "sys.version_info" | "sys.version_info[:2]" | "sys.version_info[0]" | "sys.version_info.major" => {
+                let parts: Option<Vec<u32>> = right
+                    .trim_matches(|c| "()[]".contains(c))
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|p| !p.is_empty())
+                    .map(|p| p.parse().ok())
+                    .collect();
+                let parts = parts?;
+                let (major, minor) = self.python.version;
+                // `sys.version_info` is longer than the tuple, so it is greater where the common part is equal.
+                let own: Vec<u32> = if left.ends_with("[0]") || left.ends_with("major") {
+                    vec![major]
+                } else if left.ends_with("[:2]") {
+                    vec![major, minor]
+                } else {
+                    vec![major, minor, 0, 1]
+                };
+                if parts.len() > 2 {
+                    return None; // The micro version is not known.
+                }
+                Some(match operator {
+                    ">=" => own >= parts,
+                    ">" => own > parts,
+                    "<=" => own <= parts,
+                    "<" => own < parts,
+                    "==" => own == parts,
+                    _ => own != parts,
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A handler that raises turns what it caught into an error of its own; nearly always an `ImportError` again.
+fn reraised(raised: Raised) -> Raised {
+    match raised {
+        Raised::NotFound | Raised::Import => Raised::Import,
+        other => other,
+    }
+}
+
+fn is_same_import(statement: &Statement, import: &Import) -> bool {
+    matches!(statement, Statement::Import(other) if other.level == import.level && other.module == import.module
+        && (other.names.is_none() || import.names.is_none() || other.names == import.names))
+}
+
+fn literal(text: &str) -> Option<&str> {
+    let text = text.trim();
+    ['"', '\''].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q)).filter(|t| !t.contains(['"', '\'']))
+}
+
+/// Removes parentheses that enclose the whole expression.
+fn strip_parentheses(mut text: &str) -> &str {
+    while let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
+        let mut depth = 0i32;
+        for c in inner.chars() {
+            depth += match c {
+                '(' => 1,
+                ')' => -1,
+                _ => 0,
+            };
+            if depth < 0 {
+                return text;
+            }
+        }
+        text = inner.trim();
+    }
+    text
+}
+
+/// Splits at the first `operator` outside brackets.
+fn split_operator<'t>(text: &'t str, operator: &str) -> Option<(&'t str, &'t str)> {
+    let mut depth = 0i32;
+    for (i, c) in text.char_indices() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            ' ' if depth == 0 && text[i..].starts_with(operator) => {
+                return Some((&text[..i], &text[i + operator.len()..]));
+            }
+            _ => {}
+        }
+    }
+    None
+}

@@ -1,0 +1,12 @@
+//! CPython as far as native code is concerned: which interpreter, which `sys.path`, what is installed, and which
+//! extension modules an import loads. From files alone; nothing is executed.
+
+pub mod distributions;
+pub mod imports;
+pub mod interpreter;
+pub mod site;
+pub mod source;
+
+pub use distributions::{Installed, installed};
+pub use imports::{Importer, Raised, Trace};
+pub use interpreter::{Interpreter, NoInterpreter};

@@ -1,0 +1,152 @@
+//! `sys.path` of `python -c …`: `PYTHONPATH`, the standard library, then what `Lib/site.py` adds.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::Interpreter;
+use crate::image::Rootfs;
+use crate::loader::Environment;
+
+/// `sys.path`, and what `.pth` files would execute.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SysPath {
+    /// The entries after the first, which is empty and means the working directory.
+    pub entries: Vec<PathBuf>,
+    /// Lines of `.pth` files that start with `import`: they may change what an import finds.
+    pub hooks: Vec<(PathBuf, String)>,
+}
+
+/// Largest `.pth` file read, in bytes.
+const MAX_PTH: u64 = 1024 * 1024;
+
+struct Builder<'r> {
+    rootfs: &'r Rootfs,
+    known: HashSet<PathBuf>,
+    path: SysPath,
+}
+
+/// Computes `sys.path` as `Modules/getpath.py` and `Lib/site.py` do. `cwd` makes relative entries absolute.
+pub fn sys_path(rootfs: &Rootfs, python: &Interpreter, env: &Environment, cwd: &Path) -> SysPath {
+    let mut b = Builder { rootfs, known: HashSet::new(), path: SysPath::default() };
+    if let Some(list) = env.non_empty("PYTHONPATH") {
+        for entry in list.as_bytes().split(|&b| b == b':') {
+            b.push(&normal(&cwd.join(std::ffi::OsStr::from_bytes(entry))));
+        }
+    }
+    let (major, minor) = python.version;
+    let zip = format!("python{major}{minor}{}.zip", if python.free_threaded { "t" } else { "" });
+    b.push(&python.base_prefix.join(&python.platlibdir).join(zip));
+    b.push(&python.stdlib);
+    b.push(&python.base_prefix.join(&python.platlibdir).join(python.name()).join("lib-dynload"));
+
+    let debian = is_debian(rootfs, python);
+    if python.venv.is_some() {
+        b.site_packages(python, &python.prefix, false);
+    }
+    if python.venv.as_ref().is_none_or(|v| v.system_site) {
+        if let Some(user) = user_site(python, env) {
+            b.site_dir(&user);
+        }
+        // With system packages, the environment's prefix stays the first one (`site.venv`).
+        b.site_packages(python, &python.base_prefix, debian);
+    }
+    b.path
+}
+
+impl Builder<'_> {
+    /// `removeduppaths` and `addsitedir` share one set of known directories.
+    fn push(&mut self, dir: &Path) -> bool {
+        let new = self.known.insert(dir.to_owned());
+        if new {
+            self.path.entries.push(dir.to_owned());
+        }
+        new
+    }
+
+    /// `getsitepackages` and `addsitepackages`.
+    fn site_packages(&mut self, python: &Interpreter, prefix: &Path, debian: bool) {
+        let name = python.name();
+        let mut dirs = Vec::new();
+        if debian {
+            // Debian's patched `site.py`.
+            dirs.push(PathBuf::from("/usr/local/lib").join(&name).join("dist-packages"));
+            dirs.push(prefix.join("lib/python3/dist-packages"));
+            dirs.push(prefix.join("lib").join(&name).join("dist-packages"));
+        } else {
+            if python.platlibdir != "lib" {
+                dirs.push(prefix.join(&python.platlibdir).join(&name).join("site-packages"));
+            }
+            dirs.push(prefix.join("lib").join(&name).join("site-packages"));
+        }
+        for dir in dirs {
+            self.site_dir(&dir);
+        }
+    }
+
+    /// `addsitedir`: the directory if it exists, then its `.pth` files in sorted order.
+    fn site_dir(&mut self, dir: &Path) {
+        if !self.rootfs.is_dir(dir) {
+            return;
+        }
+        self.push(dir);
+        let Ok(entries) = self.rootfs.read_dir(dir) else { return };
+        for entry in entries {
+            let name = entry.name.as_bytes();
+            if !name.ends_with(b".pth") || name.starts_with(b".") {
+                continue;
+            }
+            let file = dir.join(&entry.name);
+            let Ok(text) = self.rootfs.read_text(&file, MAX_PTH) else { continue };
+            for line in text.lines() {
+                let line = line.trim_end();
+                if line.is_empty() || line.starts_with('#') {
+                    continue;
+                }
+                if line.starts_with("import ") || line.starts_with("import\t") {
+                    self.path.hooks.push((file.clone(), line.to_owned()));
+                    continue;
+                }
+                let target = normal(&dir.join(line));
+                if !self.known.contains(&target) && self.rootfs.exists(&target) {
+                    self.push(&target);
+                }
+            }
+        }
+    }
+}
+
+/// `USER_SITE`, unless switched off.
+fn user_site(python: &Interpreter, env: &Environment) -> Option<PathBuf> {
+    if env.non_empty("PYTHONNOUSERSITE").is_some() {
+        return None;
+    }
+    let base = match env.non_empty("PYTHONUSERBASE") {
+        Some(base) => PathBuf::from(base),
+        None => Path::new(env.non_empty("HOME")?).join(".local"),
+    };
+    Some(base.join("lib").join(python.name()).join("site-packages"))
+}
+
+/// Debian's interpreter installs to `dist-packages`; its `site.py` says so.
+fn is_debian(rootfs: &Rootfs, python: &Interpreter) -> bool {
+    python.base_prefix == Path::new("/usr")
+        && rootfs.read(&python.stdlib.join("site.py"), MAX_PTH).is_ok_and(|text| {
+            memchr::memmem::find(&text, b"dist-packages").is_some()
+        })
+}
+
+/// `os.path.normpath` of an absolute path.
+pub fn normal(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}

@@ -1,0 +1,214 @@
+//! The report for a person under pressure: the verdict, what works, what does not, why, and the line that fixes it.
+
+use std::fmt::Write;
+
+use colored::{ColoredString, Colorize};
+
+use crate::facts::Facts;
+use crate::finding::{Capability, CheckOutcome, Finding, Report, Severity, Status, Verdict};
+
+/// Longest first line, in bytes: node-problem-detector cuts there.
+pub const VERDICT_BYTES: usize = 80;
+
+/// Renders a report for `width` columns. With `verbose`, also what passed and all proof.
+pub fn render(facts: &Facts, report: &Report, width: usize, verbose: bool) -> String {
+    let mut out = String::new();
+    let line = verdict_line(facts, report);
+    let (word, rest) = line.split_at(word(report.verdict).len());
+    let _ = writeln!(out, "{}{rest}", paint(report.verdict, word));
+    capabilities(&mut out, report, width);
+    for finding in &report.findings {
+        if finding.severity != Severity::Note || verbose {
+            describe(&mut out, finding, width, verbose);
+        }
+    }
+    let notes = report.findings.iter().filter(|f| f.severity == Severity::Note).count();
+    if notes > 0 && !verbose {
+        let _ = writeln!(out, "\n{} (mldoctor check -v)", plural(notes, "note"));
+    }
+    if verbose {
+        checks(&mut out, report, width);
+    }
+    out
+}
+
+/// A self-contained verdict of at most [`VERDICT_BYTES`] bytes.
+pub fn verdict_line(facts: &Facts, report: &Report) -> String {
+    let workload = if facts.target.workload.is_empty() { "no workload".into() } else { facts.target.workload.join(", ") };
+    let broken: Vec<&Capability> =
+        report.capabilities.iter().filter(|c| c.required && c.status == Status::Broken).collect();
+    let what = match report.verdict {
+        Verdict::Ready => workload,
+        Verdict::Degraded => {
+            let parts: Vec<&str> = report
+                .capabilities
+                .iter()
+                .filter(|c| c.status == Status::Broken)
+                .map(|c| c.id.as_str())
+                .collect();
+            if parts.is_empty() { format!("{workload}, with warnings") } else { format!("{workload}, but not {}", parts.join(", ")) }
+        }
+        Verdict::NotReady => {
+            let first = broken.first().map_or("", |c| c.summary.as_str());
+            let id = broken.first().map_or("", |c| c.id.as_str());
+            format!("{id}: {first}")
+        }
+        Verdict::Undetermined => match report.capabilities.iter().find(|c| c.required && c.status == Status::Unknown) {
+            Some(c) => format!("{}: {}", c.id, c.summary),
+            None => "nothing to judge".into(),
+        },
+    };
+    cut(&format!("{}  {what}", word(report.verdict)), VERDICT_BYTES)
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Ready => "READY",
+        Verdict::Degraded => "DEGRADED",
+        Verdict::NotReady => "NOT READY",
+        Verdict::Undetermined => "UNDETERMINED",
+    }
+}
+
+fn paint(verdict: Verdict, text: &str) -> ColoredString {
+    match verdict {
+        Verdict::Ready => text.green().bold(),
+        Verdict::Degraded | Verdict::Undetermined => text.yellow().bold(),
+        Verdict::NotReady => text.red().bold(),
+    }
+}
+
+fn capabilities(out: &mut String, report: &Report, width: usize) {
+    if report.capabilities.is_empty() {
+        return;
+    }
+    out.push('\n');
+    let id_width = report.capabilities.iter().map(|c| c.id.chars().count()).max().unwrap_or(0).min(32);
+    for c in &report.capabilities {
+        let (mark, status) = match c.status {
+            Status::Ok => ("✓".green(), "ok".normal()),
+            Status::Broken if c.required => ("✗".red(), "broken".red()),
+            Status::Broken => ("✗".yellow(), "broken".yellow()),
+            Status::Unknown => ("?".yellow(), "unknown".yellow()),
+            Status::NotApplicable => ("-".dimmed(), "n/a".dimmed()),
+        };
+        let detail = match c.status {
+            Status::Broken if !c.blockers.is_empty() => c.blockers.join(", "),
+            _ => c.summary.clone(),
+        };
+        let room = width.saturating_sub(id_width + 15);
+        let pad = " ".repeat(id_width.saturating_sub(c.id.chars().count()));
+        let status_pad = " ".repeat(8usize.saturating_sub(status.chars().count()));
+        let line = format!("  {mark} {}{pad}  {status}{status_pad} {}", c.id, cut(&detail, room));
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+fn describe(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
+    let id = match finding.severity {
+        Severity::Error => finding.id.red().bold(),
+        Severity::Warning => finding.id.yellow().bold(),
+        Severity::Note => finding.id.cyan().bold(),
+    };
+    let _ = writeln!(out, "\n{id}  {}", finding.subject.dimmed());
+    paragraph(out, "", &finding.message, width);
+    if let Some(sees) = &finding.user_sees {
+        field(out, "you see", sees, width);
+    }
+    let shown = if verbose { finding.evidence.len() } else { 6 };
+    for evidence in finding.evidence.iter().take(shown) {
+        let value = match &evidence.source {
+            Some(source) => format!("{} ({source})", evidence.value),
+            None => evidence.value.clone(),
+        };
+        field(out, &evidence.label, &value, width);
+    }
+    if finding.evidence.len() > shown {
+        field(out, "", &format!("… {} more (-v)", finding.evidence.len() - shown), width);
+    }
+    let fix = &finding.fix;
+    if !fix.summary.is_empty() {
+        field(out, "fix", &fix.summary, width);
+    }
+    for lines in [&fix.dockerfile, &fix.docker_run, &fix.kubernetes].into_iter().flatten() {
+        for line in lines.lines() {
+            let _ = writeln!(out, "             {}", line.green());
+        }
+    }
+}
+
+fn field(out: &mut String, label: &str, text: &str, width: usize) {
+    paragraph(out, label, text, width);
+}
+
+/// Wraps `text` behind a label; a word longer than the line (a path) is left whole, so that it can be copied.
+fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
+    let indent = if label.is_empty() { 2 } else { 13 };
+    let mut prefix = if label.is_empty() { "  ".to_owned() } else { format!("  {:<11}", label) };
+    for line in text.lines() {
+        let mut at = 0;
+        let mut row = String::new();
+        for word in line.split(' ') {
+            let len = word.chars().count();
+            if at > 0 && indent + at + 1 + len > width {
+                let _ = writeln!(out, "{}{row}", prefix.dimmed());
+                prefix = " ".repeat(indent);
+                row.clear();
+                at = 0;
+            }
+            if at > 0 {
+                row.push(' ');
+                at += 1;
+            }
+            row.push_str(word);
+            at += len;
+        }
+        let _ = writeln!(out, "{}{row}", prefix.dimmed());
+        prefix = " ".repeat(indent);
+    }
+}
+
+fn checks(out: &mut String, report: &Report, width: usize) {
+    let _ = writeln!(out, "\nchecks");
+    for check in &report.checks {
+        let outcome = match check.outcome {
+            CheckOutcome::Pass => "pass".green(),
+            CheckOutcome::Found => "found".red(),
+            CheckOutcome::NotApplicable => "n/a".dimmed(),
+            CheckOutcome::Unknown => "unknown".yellow(),
+        };
+        let pad = " ".repeat(8usize.saturating_sub(outcome.chars().count()));
+        let reason = check.reason.as_deref().unwrap_or("");
+        let line = format!("  {outcome}{pad} {:<22} {}", check.id, cut(reason, width.saturating_sub(34)));
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+fn plural(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// The first `bytes` bytes of `text`, at a character boundary, with an ellipsis where something was cut.
+fn cut(text: &str, bytes: usize) -> String {
+    let text = text.lines().next().unwrap_or("");
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let mut end = bytes.saturating_sub("…".len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_respects_bytes_and_characters() {
+        assert_eq!(cut("short", 80), "short");
+        assert_eq!(cut(&"é".repeat(50), 80).len(), 79);
+        assert_eq!(cut("first\nsecond", 80), "first");
+    }
+}
