@@ -220,6 +220,35 @@ pub struct Subject {
     pub unknown: Option<String>,
     /// A capability without which this one cannot work.
     pub needs: Option<String>,
+    /// What the process had mapped at the end.
+    pub mapped: Vec<Mapped>,
+}
+
+impl Subject {
+    /// A capability about which nothing is known yet.
+    pub fn new(capability: impl Into<String>) -> Self {
+        Self {
+            capability: capability.into(),
+            steps: Vec::new(),
+            not_applicable: None,
+            unknown: None,
+            needs: None,
+            mapped: Vec::new(),
+        }
+    }
+}
+
+/// A mapped library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapped {
+    /// Its SONAME, or file name where it has none.
+    pub soname: String,
+    /// Its path, links resolved.
+    pub path: String,
+    /// The rule that found it.
+    pub via: String,
+    /// Where it would come from without `LD_LIBRARY_PATH`, if from elsewhere.
+    pub without_ld_library_path: Option<String>,
 }
 
 /// One thing that was tried.

@@ -91,8 +91,7 @@ fn causes(step: &Step) -> Vec<Cause<'_>> {
         StepOutcome::NotFound(absence) => vec![Cause::Absent(absence)],
         StepOutcome::Failed(errors) => {
             let lost = errors.iter().any(|e| matches!(e, LoadError::Missing { .. } | LoadError::Rejected { .. }));
-            let follows =
-                |e: &LoadError| lost && matches!(e, LoadError::Undefined { .. } | LoadError::Version { .. });
+            let follows = |e: &LoadError| lost && matches!(e, LoadError::Undefined { .. } | LoadError::Version { .. });
             errors.iter().filter(|e| e.is_fatal() && !follows(e)).map(Cause::Load).collect()
         }
     }
@@ -138,7 +137,9 @@ fn user_sees(step: &Step, failed: &Failed<'_>) -> Option<String> {
 
 /// The same thing found twice is one finding.
 fn add(findings: &mut Vec<Finding>, finding: Finding) {
-    match findings.iter_mut().find(|f| f.id == finding.id && f.subject == finding.subject && f.message == finding.message)
+    match findings
+        .iter_mut()
+        .find(|f| f.id == finding.id && f.subject == finding.subject && f.message == finding.message)
     {
         Some(known) => {
             known.severity = known.severity.min(finding.severity);

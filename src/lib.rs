@@ -2,7 +2,16 @@
 //!
 //! `observe → judge → report`: only observing touches the machine, judging is pure, reporting only reads.
 
+pub mod checks;
+pub mod cli;
+pub mod commands;
+pub mod exit;
 pub mod facts;
+pub mod finding;
+pub mod frameworks;
 pub mod image;
+pub mod judge;
 pub mod loader;
+pub mod observe;
 pub mod python;
+pub mod report;

@@ -2,6 +2,7 @@
 
 pub mod elf;
 mod map;
+pub mod packages;
 pub mod rootfs;
 pub mod user;
 

@@ -330,6 +330,17 @@ impl Rootfs {
     /// # Errors
     /// As `opendir(3)`.
     pub fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
+        let mut entries = self.read_dir_unsorted(path)?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Entries of a directory in the order in which the file system has them, which is what `glob.glob` in Python
+    /// gives.
+    ///
+    /// # Errors
+    /// As `opendir(3)`.
+    pub fn read_dir_unsorted(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
         let (resolved, _) = self.resolve(path)?;
         let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
@@ -357,7 +368,6 @@ impl Rootfs {
                 break;
             }
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }
 

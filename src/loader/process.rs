@@ -114,6 +114,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// Whether it is the program itself, or was opened with `dlopen`.
+    pub fn is_opened_directly(&self) -> bool {
+        self.searchlist.is_some()
+    }
+
     /// Path for messages.
     pub fn display(&self) -> String {
         self.path.to_string_lossy().into_owned()

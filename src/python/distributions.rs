@@ -40,7 +40,8 @@ pub fn parse_info_name(file: &str) -> Option<(String, String)> {
     let stem = file.strip_suffix(".dist-info").or_else(|| file.strip_suffix(".egg-info"))?;
     let mut parts = stem.split('-');
     let (name, version) = (parts.next()?, parts.next()?);
-    (!name.is_empty() && version.starts_with(|c: char| c.is_ascii_digit())).then(|| (normalise(name), version.to_owned()))
+    (!name.is_empty() && version.starts_with(|c: char| c.is_ascii_digit()))
+        .then(|| (normalise(name), version.to_owned()))
 }
 
 /// PEP 503: lower case, runs of `-`, `_` and `.` as one `-`.
@@ -129,7 +130,10 @@ impl Installed {
 pub fn is_shared_object(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     match name.find(".so") {
-        Some(at) => name[at + 3..].split('.').skip(1).all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit())) && (name[at + 3..].is_empty() || name[at + 3..].starts_with('.')),
+        Some(at) => {
+            name[at + 3..].split('.').skip(1).all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+                && (name[at + 3..].is_empty() || name[at + 3..].starts_with('.'))
+        }
         None => false,
     }
 }
@@ -140,7 +144,10 @@ mod tests {
 
     #[test]
     fn names_of_info_directories() {
-        assert_eq!(parse_info_name("nvidia_cublas_cu12-12.4.5.8.dist-info"), Some(("nvidia-cublas-cu12".into(), "12.4.5.8".into())));
+        assert_eq!(
+            parse_info_name("nvidia_cublas_cu12-12.4.5.8.dist-info"),
+            Some(("nvidia-cublas-cu12".into(), "12.4.5.8".into()))
+        );
         assert_eq!(parse_info_name("PyYAML-6.0.1-py3.11.egg-info"), Some(("pyyaml".into(), "6.0.1".into())));
         assert_eq!(parse_info_name("README"), None);
     }

@@ -23,10 +23,44 @@ const MAX_DEPTH: usize = 300;
 
 /// Modules compiled into the interpreter whose initialisation function has an unusual name or is not exported.
 const BUILT_IN: &[&str] = &[
-    "sys", "builtins", "marshal", "gc", "_imp", "_warnings", "_ast", "_io", "_thread", "_weakref", "_sre", "_codecs",
-    "_string", "_tokenize", "_abc", "_functools", "_locale", "_operator", "_signal", "_stat", "_symtable", "_collections",
-    "_tracemalloc", "_typing", "atexit", "errno", "faulthandler", "itertools", "posix", "pwd", "time", "_sysconfig",
-    "_frozen_importlib", "_frozen_importlib_external", "zipimport", "_suggestions", "_interpreters", "_contextvars",
+    "sys",
+    "builtins",
+    "marshal",
+    "gc",
+    "_imp",
+    "_warnings",
+    "_ast",
+    "_io",
+    "_thread",
+    "_weakref",
+    "_sre",
+    "_codecs",
+    "_string",
+    "_tokenize",
+    "_abc",
+    "_functools",
+    "_locale",
+    "_operator",
+    "_signal",
+    "_stat",
+    "_symtable",
+    "_collections",
+    "_tracemalloc",
+    "_typing",
+    "atexit",
+    "errno",
+    "faulthandler",
+    "itertools",
+    "posix",
+    "pwd",
+    "time",
+    "_sysconfig",
+    "_frozen_importlib",
+    "_frozen_importlib_external",
+    "zipimport",
+    "_suggestions",
+    "_interpreters",
+    "_contextvars",
 ];
 
 /// The exception that an import raises.
@@ -92,8 +126,20 @@ pub struct Trace {
     pub cut: bool,
 }
 
-/// Loads an extension module, or says which exception that raises.
-pub type LoadExtension<'f> = dyn FnMut(&Extension<'_>) -> Result<(), Raised> + 'f;
+/// What an import asks of the world around it.
+pub trait World {
+    /// Loads an extension module.
+    ///
+    /// # Errors
+    /// The exception that this raises.
+    fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised>;
+    /// Whether a module is compiled into the interpreter.
+    fn is_built_in(&self, module: &str) -> bool;
+    /// Whether a submodule without a file should have one: then it was not made at run time, but lost.
+    fn is_lost(&mut self, module: &str, package: &Path, stem: &str) -> bool;
+    /// Whether to go on as if a module that is missing were there, to find what else is wrong.
+    fn is_assumed(&self, module: &str) -> bool;
+}
 
 /// Sources that were read, kept between imports of one run.
 #[derive(Default)]
@@ -103,13 +149,12 @@ pub struct Sources {
 }
 
 /// One interpreter process that imports.
-pub struct Importer<'a, 'f> {
+pub struct Importer<'a, W: World> {
     rootfs: &'a Rootfs,
     python: &'a Interpreter,
     path: Vec<PathBuf>,
     sources: &'a mut Sources,
-    is_built_in: &'a dyn Fn(&str) -> bool,
-    load: &'f mut LoadExtension<'f>,
+    world: &'a mut W,
     /// `sys.modules`
     modules: HashMap<String, Module>,
     chain: Vec<Site>,
@@ -132,10 +177,18 @@ impl Module {
 
 enum Spec {
     BuiltIn,
-    Source { file: PathBuf, package: Option<PathBuf> },
-    Extension { file: PathBuf, package: Option<PathBuf> },
+    Source {
+        file: PathBuf,
+        package: Option<PathBuf>,
+    },
+    Extension {
+        file: PathBuf,
+        package: Option<PathBuf>,
+    },
     /// Compiled or otherwise opaque: it exists, and nothing is known of what it imports.
-    Opaque { package: Option<PathBuf> },
+    Opaque {
+        package: Option<PathBuf>,
+    },
     Namespace(Vec<PathBuf>),
 }
 
@@ -151,23 +204,21 @@ struct Scope<'s> {
     handling: Option<Raised>,
 }
 
-impl<'a, 'f> Importer<'a, 'f> {
-    /// An interpreter that has imported nothing yet. `is_built_in` tells whether a module is compiled into it.
+impl<'a, W: World> Importer<'a, W> {
+    /// An interpreter that has imported nothing yet.
     pub fn new(
         rootfs: &'a Rootfs,
         python: &'a Interpreter,
         path: &[PathBuf],
         sources: &'a mut Sources,
-        is_built_in: &'a dyn Fn(&str) -> bool,
-        load: &'f mut LoadExtension<'f>,
+        world: &'a mut W,
     ) -> Self {
         Self {
             rootfs,
             python,
             path: path.to_vec(),
             sources,
-            is_built_in,
-            load,
+            world,
             modules: HashMap::new(),
             chain: Vec::new(),
             trace: Trace::default(),
@@ -220,18 +271,28 @@ impl<'a, 'f> Importer<'a, 'f> {
                 }
             },
         };
-        let Some(spec) = self.find(name, tail, search.as_deref().map(Vec::as_slice)) else {
-            // A submodule may be put into `sys.modules` by its package at run time; a top-level module may not.
-            if parent.is_some() {
-                self.modules.insert(name.to_owned(), Module::new(None));
-                return Ok(());
-            }
+        let spec = self.find(name, tail, search.as_deref().map(Vec::as_slice));
+        let found = !matches!(spec, None | Some(Spec::Namespace(_)));
+        let lost = !found
+            && !self.world.is_assumed(name)
+            && match search.as_deref() {
+                None => spec.is_none(),
+                Some(dirs) => dirs.iter().any(|dir| self.world.is_lost(name, dir, tail)),
+            };
+        if lost {
             self.trace.missing.push(Miss { module: name.to_owned(), chain: self.chain.clone() });
             return Err(Raised::NotFound);
+        }
+        let Some(spec) = spec else {
+            // A submodule may be put into `sys.modules` by its package at run time.
+            self.modules.insert(name.to_owned(), Module::new(None));
+            return Ok(());
         };
         self.trace.modules += 1;
         let package_dir = match &spec {
-            Spec::Source { package, .. } | Spec::Extension { package, .. } | Spec::Opaque { package } => package.clone(),
+            Spec::Source { package, .. } | Spec::Extension { package, .. } | Spec::Opaque { package } => {
+                package.clone()
+            }
             Spec::BuiltIn | Spec::Namespace(_) => None,
         };
         let search = match (&spec, package_dir) {
@@ -244,7 +305,7 @@ impl<'a, 'f> Importer<'a, 'f> {
         let outcome = match spec {
             Spec::BuiltIn | Spec::Opaque { .. } | Spec::Namespace(_) => Ok(()),
             Spec::Extension { file, .. } => {
-                (self.load)(&Extension { module: name, path: &file, chain: &self.chain })
+                self.world.load(&Extension { module: name, path: &file, chain: &self.chain })
             }
             Spec::Source { file, .. } => {
                 let package = if is_package { name } else { parent.unwrap_or("") };
@@ -264,7 +325,7 @@ impl<'a, 'f> Importer<'a, 'f> {
 
     /// `FileFinder.find_spec` along `sys.path` or a package's `__path__`.
     fn find(&mut self, name: &str, tail: &str, search: Option<&[PathBuf]>) -> Option<Spec> {
-        if search.is_none() && (self.is_built_in)(name) {
+        if search.is_none() && self.world.is_built_in(name) {
             return Some(Spec::BuiltIn);
         }
         let mut namespace = Vec::new();
@@ -405,7 +466,8 @@ impl<'a, 'f> Importer<'a, 'f> {
                 }
                 Statement::Try { body, handlers, otherwise, finally } => {
                     // `try: NAME` with `except NameError` asks for a name that something else may define.
-                    let asks = matches!(&body[..], [Statement::Name(name)] if !scope.constants.contains_key(name.as_str()));
+                    let asks =
+                        matches!(&body[..], [Statement::Name(name)] if !scope.constants.contains_key(name.as_str()));
                     let asked = handlers.iter().find(|h| asks && h.catches.name);
                     let outcome = match (asked, self.block(body, scope)) {
                         (Some(handler), _) => self.block(&handler.body, scope),
@@ -553,7 +615,9 @@ impl<'a, 'f> Importer<'a, 'f> {
             return self.evaluate(rest, scope).map(|v| !v);
         }
         match condition {
-            "TYPE_CHECKING" | "typing.TYPE_CHECKING" | "t.TYPE_CHECKING" | "False" | "0" | "MYPY" => return Some(false),
+            "TYPE_CHECKING" | "typing.TYPE_CHECKING" | "t.TYPE_CHECKING" | "False" | "0" | "MYPY" => {
+                return Some(false);
+            }
             "True" | "1" | "__debug__" => return Some(true),
             _ => {}
         }
@@ -566,8 +630,12 @@ impl<'a, 'f> Importer<'a, 'f> {
         }
         for (operator, is_in) in [(" not in ", false), (" in ", true)] {
             if let Some(set) = condition.strip_prefix("sys.platform").and_then(|r| r.strip_prefix(operator)) {
-                let names: Option<Vec<&str>> =
-                    set.trim_matches(|c| "()[]{} ".contains(c)).split(',').filter(|n| !n.trim().is_empty()).map(literal).collect();
+                let names: Option<Vec<&str>> = set
+                    .trim_matches(|c| "()[]{} ".contains(c))
+                    .split(',')
+                    .filter(|n| !n.trim().is_empty())
+                    .map(literal)
+                    .collect();
                 return Some(names?.contains(&"linux") == is_in);
             }
         }

@@ -8,5 +8,5 @@ pub mod site;
 pub mod source;
 
 pub use distributions::{Installed, installed};
-pub use imports::{Importer, Raised, Trace};
+pub use imports::{Importer, Raised, Sources, Trace, World};
 pub use interpreter::{Interpreter, NoInterpreter};

@@ -131,9 +131,9 @@ fn user_site(python: &Interpreter, env: &Environment) -> Option<PathBuf> {
 /// Debian's interpreter installs to `dist-packages`; its `site.py` says so.
 fn is_debian(rootfs: &Rootfs, python: &Interpreter) -> bool {
     python.base_prefix == Path::new("/usr")
-        && rootfs.read(&python.stdlib.join("site.py"), MAX_PTH).is_ok_and(|text| {
-            memchr::memmem::find(&text, b"dist-packages").is_some()
-        })
+        && rootfs
+            .read(&python.stdlib.join("site.py"), MAX_PTH)
+            .is_ok_and(|text| memchr::memmem::find(&text, b"dist-packages").is_some())
 }
 
 /// `os.path.normpath` of an absolute path.

@@ -105,7 +105,7 @@ impl Catches {
                 "Exception" | "BaseException" => return Self::ALL,
                 "ImportError" => (catches.not_found, catches.import) = (true, true),
                 "ModuleNotFoundError" => catches.not_found = true,
- "NameError" => catches.name = true,
+                "NameError" => catches.name = true,
                 "OSError" | "EnvironmentError" | "IOError" => catches.os = true,
                 _ => {}
             }
@@ -120,7 +120,8 @@ const MAX_DEPTH: usize = 200;
 /// Longest value of a constant that is kept, in bytes.
 const MAX_CONDITION: usize = 100;
 /// How values start that the files and the platform may decide.
-const KNOWABLE: &[&[u8]] = &[b"True", b"False", b"not ", b"sys.platform", b"sys.version_info", b"os.name", b"platform.system"];
+const KNOWABLE: &[&[u8]] =
+    &[b"True", b"False", b"not ", b"sys.platform", b"sys.version_info", b"os.name", b"platform.system"];
 
 /// The statements of a file that bear on imports, in order.
 pub fn scan(source: &[u8]) -> Vec<Statement> {
@@ -581,7 +582,12 @@ impl Builder {
                 }
             }
             Kind::Try => {
-                parent.body.push(Statement::Try { body, handlers: Vec::new(), otherwise: Vec::new(), finally: Vec::new() });
+                parent.body.push(Statement::Try {
+                    body,
+                    handlers: Vec::new(),
+                    otherwise: Vec::new(),
+                    finally: Vec::new(),
+                });
             }
             Kind::Except(catches) => {
                 if let Some(Statement::Try { handlers, .. }) = parent.body.last_mut() {
@@ -725,7 +731,8 @@ mod tests {
 
     #[test]
     fn strings_and_brackets_hide_imports() {
-        let source = b"'''\nimport no\n'''\nx = (\nimport_,\n)\nimport yes # import no\nf(f\"{a['b']}\")\nimport last\n";
+        let source =
+            b"'''\nimport no\n'''\nx = (\nimport_,\n)\nimport yes # import no\nf(f\"{a['b']}\")\nimport last\n";
         assert_eq!(imports(&scan(source)), ["7:yes", "9:last"]);
     }
 

@@ -127,12 +127,11 @@ fn contract(via: Via) -> &'static str {
 }
 
 /// Renders the tree: every object once with its dependencies, later only its name.
-pub fn tree(process: Option<&Process<'_>>, errors: &[LoadError], roots: &[ObjectId]) -> String {
+pub fn tree(process: Option<&Process<'_>>, errors: &[LoadError]) -> String {
     let mut out = String::new();
     if let Some(process) = process {
         let mut shown = vec![false; process.objects().count()];
-        for &root in roots {
-            let object = process.object(root);
+        for (root, object) in process.objects().filter(|(_, o)| o.is_opened_directly()) {
             let _ = writeln!(out, "{}", object.path.display().to_string().bold());
             branch(&mut out, process, root, "", &mut shown, errors);
         }

@@ -60,7 +60,6 @@ pub fn list_text(pages: &[Page]) -> String {
 /// # Errors
 /// Never in practice: every part is serialisable.
 pub fn list_json(pages: &[Page]) -> serde_json::Result<String> {
-    let findings =
-        pages.iter().map(|p| Row { id: p.id, severity: p.severity, tier: p.tier, title: p.title }).collect();
+    let findings = pages.iter().map(|p| Row { id: p.id, severity: p.severity, tier: p.tier, title: p.title }).collect();
     Ok(serde_json::to_string_pretty(&List { schema: "mldoctor.list/1", findings })? + "\n")
 }

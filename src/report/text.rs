@@ -34,19 +34,20 @@ pub fn render(facts: &Facts, report: &Report, width: usize, verbose: bool) -> St
 
 /// A self-contained verdict of at most [`VERDICT_BYTES`] bytes.
 pub fn verdict_line(facts: &Facts, report: &Report) -> String {
-    let workload = if facts.target.workload.is_empty() { "no workload".into() } else { facts.target.workload.join(", ") };
+    let workload =
+        if facts.target.workload.is_empty() { "no workload".into() } else { facts.target.workload.join(", ") };
     let broken: Vec<&Capability> =
         report.capabilities.iter().filter(|c| c.required && c.status == Status::Broken).collect();
     let what = match report.verdict {
         Verdict::Ready => workload,
         Verdict::Degraded => {
-            let parts: Vec<&str> = report
-                .capabilities
-                .iter()
-                .filter(|c| c.status == Status::Broken)
-                .map(|c| c.id.as_str())
-                .collect();
-            if parts.is_empty() { format!("{workload}, with warnings") } else { format!("{workload}, but not {}", parts.join(", ")) }
+            let parts: Vec<&str> =
+                report.capabilities.iter().filter(|c| c.status == Status::Broken).map(|c| c.id.as_str()).collect();
+            if parts.is_empty() {
+                format!("{workload}, with warnings")
+            } else {
+                format!("{workload}, but not {}", parts.join(", "))
+            }
         }
         Verdict::NotReady => {
             let first = broken.first().map_or("", |c| c.summary.as_str());

@@ -1,0 +1,107 @@
+//! A file that is there and cannot be used: cut short, no ELF file, for another machine, a broken link, or forbidden.
+
+use super::{Check, Failed, Rule, Surveyed, file_name, finding};
+use crate::facts::{Facts, StepOutcome};
+use crate::finding::{Finding, Fix};
+use crate::loader::{LoadError, SearchedWhy};
+
+/// Explains what the loader refuses.
+pub static CHECK: Check = Check {
+    ids: &["lib-corrupt", "lib-permission", "lib-tgi-rootlib", "lib-broken-link"],
+    rule: Rule::Explain(explain),
+};
+
+/// Finds links that lead nowhere, before something needs them.
+pub static BROKEN_LINKS: Check = Check { ids: &["lib-broken-link"], rule: Rule::Survey(broken_links) };
+
+fn explain(failed: &Failed<'_>, _facts: &Facts) -> Option<Finding> {
+    match failed.load()? {
+        LoadError::Rejected { path, reason, requested_by, truncated, .. } => {
+            if *truncated || reason == "file too short" {
+                let found = finding("lib-broken-link", path, format!("{} is cut short", file_name(path)));
+                let source = if *truncated { "a segment reaches beyond the end of the file" } else { "no ELF header" };
+                return Some(
+                    found
+                        .proof("file", path, Some(source.into()))
+                        .proof("needed by", requested_by, None)
+                        .cure(copy_again()),
+                );
+            }
+            if reason.contains("Permission denied") {
+                return Some(denied(path, requested_by));
+            }
+            Some(
+                finding("lib-corrupt", path, format!("{} is no library that this machine can load", file_name(path)))
+                    .proof("loader says", reason, None)
+                    .proof("needed by", requested_by, None)
+                    .cure(Fix::words("put the right file there: this one is for another machine, or is not a library")),
+            )
+        }
+        LoadError::Missing { name, requested_by, searched, .. } => {
+            if let Some(place) = searched.iter().find(|s| s.why == SearchedWhy::DanglingLink) {
+                return Some(
+                    finding("lib-broken-link", &place.path, format!("{name} is a link that leads nowhere"))
+                        .proof("link", &place.path, Some(place.via.clone()))
+                        .proof("needed by", requested_by, None)
+                        .cure(copy_again()),
+                );
+            }
+            let place = searched.iter().find(|s| s.why == SearchedWhy::Denied)?;
+            Some(denied(&place.path, requested_by))
+        }
+        _ => None,
+    }
+}
+
+fn denied(path: &str, requested_by: &str) -> Finding {
+    let id = if path.starts_with("/root/") { "lib-tgi-rootlib" } else { "lib-permission" };
+    finding(id, path, format!("the user of this image may not read {}", file_name(path)))
+        .proof("file", path, Some("mode of the file, or of a directory above it".into()))
+        .proof("needed by", requested_by, None)
+        .cure(Fix::dockerfile(
+            "install it where every user may read, such as below /opt, or open it up",
+            format!("RUN chmod -R a+rX {}", path.rsplit_once('/').map_or("/", |(d, _)| d)),
+        ))
+}
+
+fn copy_again() -> Fix {
+    Fix::dockerfile(
+        "copy the directory and not a pattern: a pattern loses links, and copies links without what they lead to",
+        "COPY --from=builder /usr/local/cuda/lib64 /usr/local/cuda/lib64\nRUN ldconfig",
+    )
+}
+
+fn broken_links(facts: &Facts) -> Surveyed {
+    let told: Vec<&str> = facts
+        .subjects
+        .iter()
+        .flat_map(|s| &s.steps)
+        .filter_map(|s| match &s.outcome {
+            StepOutcome::Failed(errors) => Some(errors),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|e| match e {
+            LoadError::Missing { searched, .. } => Some(searched),
+            _ => None,
+        })
+        .flatten()
+        .map(|s| s.path.as_str())
+        .collect();
+    let findings = facts
+        .image
+        .broken_links
+        .iter()
+        // A development link without its library is what a slim image is expected to hold.
+        .filter(|l| l.path.rsplit_once(".so.").is_some() && !told.contains(&l.path.as_str()))
+        .map(|l| {
+            let mut found =
+                finding("lib-broken-link", &l.path, format!("{} is a link that leads nowhere", file_name(&l.path)))
+                    .proof("link to", &l.to, None)
+                    .cure(copy_again());
+            found.severity = super::pages::Severity::Note;
+            found
+        })
+        .collect();
+    Surveyed::found(findings)
+}

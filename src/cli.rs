@@ -1,0 +1,231 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::facts::Scope;
+use crate::finding::Severity;
+use crate::image::Credentials;
+use crate::loader::Environment;
+use crate::observe::Request;
+use crate::report::Colour;
+
+/// Says whether this CUDA container image can run its workload, with the proof and the line that fixes it.
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// What to do; `check` where nothing is named.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Arguments of `check`.
+    #[command(flatten)]
+    pub check: Check,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The full report: can the workload run, and if not, why (default)
+    Check(Check),
+    /// How every library of a target resolves, and why
+    Libs(Libs),
+    /// Write what was observed, to be judged elsewhere with check --facts
+    Facts(Facts),
+    /// What a finding id means, how it is known, what cures it
+    Explain(Explain),
+    /// All finding ids
+    List(List),
+}
+
+/// What to examine.
+#[derive(Debug, Clone, Args)]
+pub struct Subject {
+    /// Python modules (torch, python:vllm) or paths of executables and shared objects; found where none is named
+    #[arg(value_name = "TARGET", env = "MLDOCTOR_WORKLOAD", value_delimiter = ' ')]
+    pub targets: Vec<String>,
+    /// Root directory of the image; implies --image
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Judge the image alone, as in docker build and CI: no driver is expected
+    #[arg(long)]
+    pub image: bool,
+    /// The Python interpreter of the workload
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// A variable of the workload's environment; given once or more, nothing is inherited
+    #[arg(long, value_name = "K=V")]
+    pub env: Vec<OsString>,
+    /// The user that the workload runs as, by number
+    #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
+    pub user: Option<Credentials>,
+    /// Capabilities that the verdict depends on too, such as torch.compile
+    #[arg(long, value_name = "CAP", value_delimiter = ',')]
+    pub require: Vec<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct Check {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Judge a file written by mldoctor facts instead of examining anything
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "python", "env", "user", "image"])]
+    pub facts: Option<PathBuf>,
+    /// Report only these finding ids
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Leave these finding ids out of the report
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub skip: Vec<String>,
+    /// Exit with 1 also if there is a finding of this severity, or worse
+    #[arg(long, value_name = "SEVERITY")]
+    pub fail_on: Option<FailOn>,
+    /// Always exit with 0
+    #[arg(long)]
+    pub report_only: bool,
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+    /// Show what passed too, and all proof
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print nothing; the exit code is the answer
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// Arguments of `libs`.
+#[derive(Debug, Clone, Args)]
+pub struct Libs {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
+/// Arguments of `facts`.
+#[derive(Debug, Clone, Args)]
+pub struct Facts {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct Explain {
+    /// A finding id, such as lib-cupti
+    pub id: String,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Clone, Args)]
+pub struct List {
+    /// Form of the list
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
+/// Where and how to print.
+#[derive(Debug, Clone, Args)]
+pub struct Print {
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Use colour
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Colour,
+}
+
+/// Form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Severity from which on findings fail the check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Errors
+    Error,
+    /// Errors and warnings
+    Warning,
+}
+
+impl From<FailOn> for Severity {
+    fn from(value: FailOn) -> Self {
+        match value {
+            FailOn::Error => Self::Error,
+            FailOn::Warning => Self::Warning,
+        }
+    }
+}
+
+/// `PATH` of a container whose image sets none (the OCI runtimes' default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Subject {
+    /// What is to be examined, with the environment that the workload would have.
+    pub fn request(self) -> Request {
+        let scope = if self.image || self.root.is_some() { Scope::Image } else { Scope::Container };
+        let root = self.root.unwrap_or_else(|| PathBuf::from("/"));
+        let is_host = root == Path::new("/");
+        let mut env: Environment = if !self.env.is_empty() {
+            self.env
+                .iter()
+                .map(|pair| {
+                    let bytes = pair.as_bytes();
+                    let at = bytes.iter().position(|b| *b == b'=').unwrap_or(bytes.len());
+                    let value = bytes.get(at + 1..).unwrap_or_default();
+                    (
+                        std::ffi::OsStr::from_bytes(&bytes[..at]).to_owned(),
+                        std::ffi::OsStr::from_bytes(value).to_owned(),
+                    )
+                })
+                .collect()
+        } else if is_host {
+            std::env::vars_os().collect()
+        } else {
+            // The environment of whoever examines an image has nothing to do with it.
+            Environment::default()
+        };
+        if env.get("PATH").is_none() {
+            env.set("PATH", DEFAULT_PATH);
+        }
+        let here = std::env::current_dir().ok().filter(|_| is_host);
+        let cwd = here.unwrap_or_else(|| PathBuf::from("/"));
+        let python = self.python.map(|p| cwd.join(p));
+        Request { root, scope, targets: self.targets, python, env, cwd, user: self.user, require: self.require }
+    }
+}
+
+fn parse_user(text: &str) -> Result<Credentials, String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    let number = |t: &str| t.parse::<u32>().map_err(|_| format!("{t:?} is not a number; names are not looked up"));
+    Ok(Credentials { uid: number(uid)?, gids: vec![number(gid)?] })
+}

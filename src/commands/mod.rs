@@ -1,0 +1,24 @@
+//! One file per subcommand.
+
+mod check;
+mod explain;
+mod facts;
+mod libs;
+mod list;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Exit;
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// What keeps the command from answering at all; it is told, and the exit code is that of `undetermined`.
+pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command.unwrap_or(Command::Check(cli.check)) {
+        Command::Check(arguments) => check::run(arguments),
+        Command::Libs(arguments) => libs::run(arguments),
+        Command::Facts(arguments) => facts::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::List(arguments) => list::run(arguments),
+    }
+}

@@ -1,0 +1,282 @@
+//! One `import` in one process: the import system asks, the loader answers.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::Examination;
+use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
+use crate::frameworks::{self, torch::Torch};
+use crate::image::elf::Name;
+use crate::loader::{Mode, ObjectId, Process};
+use crate::python::distributions::{is_shared_object, parse_record};
+use crate::python::imports::{Extension, Site, Sources, World};
+use crate::python::{Importer, Interpreter, Raised};
+
+/// Times an import is tried again, as if what broke it were mended, to find what else is wrong.
+const MAX_ROUNDS: usize = 24;
+/// Largest RECORD read, in bytes.
+const MAX_RECORD: u64 = 64 * 1024 * 1024;
+/// The extension module before which torch preloads its libraries.
+const TORCH_C: &str = "torch._C";
+/// What torch says when `torch._C` is only its folder of type stubs; the last line that Python prints.
+const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:\n    It appears that PyTorch has loaded the `torch/_C` folder\n    of the PyTorch repository rather than the C extensions which\n    are expected in the `torch._C` namespace. This can occur when\n    using the `install` workflow. e.g.\n        $ python setup.py install && python -c \"import torch\"\n\n    This error can generally be solved using the `develop` workflow\n        $ python setup.py develop && python -c \"import torch\"  # This should succeed\n    or by running Python from a different directory.";
+
+/// The import of one module.
+pub struct Run<'e> {
+    examination: &'e Examination,
+    python: &'e Interpreter,
+    sources: &'e mut Sources,
+    /// Shared objects that RECORD files list, by the entry of `sys.path`.
+    records: HashMap<PathBuf, HashSet<PathBuf>>,
+}
+
+struct Round<'r, 'l, 'e> {
+    run: &'r mut Records<'e>,
+    process: &'r mut Process<'l>,
+    steps: Vec<Step>,
+    /// Extension modules and modules that count as mended.
+    assumed: &'r HashSet<String>,
+}
+
+struct Records<'e> {
+    examination: &'e Examination,
+    python: &'e Interpreter,
+    records: &'e mut HashMap<PathBuf, HashSet<PathBuf>>,
+}
+
+impl<'e> Run<'e> {
+    /// A run of `python`.
+    pub fn new(examination: &'e Examination, python: &'e Interpreter, sources: &'e mut Sources) -> Self {
+        Self { examination, python, sources, records: HashMap::new() }
+    }
+
+    /// Imports `module` into `process`. What fails is assumed to be mended, until the import comes to its end.
+    pub fn import(&mut self, module: &str, process: &mut Process<'_>) -> Subject {
+        let mut subject = Subject::new(format!("import:{module}"));
+        let start = process.clone();
+        let mut assumed: HashSet<String> = HashSet::new();
+        let mut broken: Vec<Step> = Vec::new();
+        for _ in 0..MAX_ROUNDS {
+            *process = start.clone();
+            let mut records =
+                Records { examination: self.examination, python: self.python, records: &mut self.records };
+            let mut round = Round { run: &mut records, process, steps: Vec::new(), assumed: &assumed };
+            let path = &self.examination.sys_path.entries;
+            let mut importer = Importer::new(&self.examination.rootfs, self.python, path, self.sources, &mut round);
+            let outcome = importer.import(module);
+            let trace = importer.finish();
+            let mut steps = round.steps;
+            if outcome.is_ok() {
+                for step in &mut steps {
+                    if !matches!(step.outcome, StepOutcome::Ok(_)) {
+                        step.weight = Weight::Optional;
+                    }
+                }
+                broken.append(&mut steps);
+                break;
+            }
+            // The exception that left the import is that of the last thing that failed.
+            let failed = steps.iter().rposition(|s| !matches!(s.outcome, StepOutcome::Ok(_)));
+            let missed = trace.missing.last();
+            match (failed, missed) {
+                (Some(at), _) if outcome != Err(Raised::NotFound) => {
+                    let step = steps.swap_remove(at);
+                    // The name that was assumed is the module's, which the step carries last.
+                    assumed.insert(step.because.last().cloned().unwrap_or_default());
+                    assumed.insert(step.file.clone());
+                    broken.push(step);
+                }
+                (_, Some(miss)) if assumed.insert(miss.module.clone()) => {
+                    broken.push(self.missing(&miss.module, &miss.chain));
+                }
+                _ => {
+                    subject.unknown = Some("the import fails, and its cause was not found".into());
+                    break;
+                }
+            }
+        }
+        subject.steps = broken;
+        subject
+    }
+
+    /// A module without a file.
+    fn missing(&self, module: &str, chain: &[Site]) -> Step {
+        let stem = module.rsplit('.').next().unwrap_or(module);
+        let other = self.other_abi(module, stem);
+        let mut notes = Vec::new();
+        if let Some((file, tag)) = &other {
+            notes.push(("found".to_owned(), file.clone()));
+            notes.push(("built for".to_owned(), tag.clone()));
+            notes.push(("interpreter takes".to_owned(), self.python.suffixes.join(", ")));
+        }
+        let kind = match (&other, module.contains('.')) {
+            (Some(_), _) => "python-abi",
+            (None, false) if chain.last().is_some_and(|s| s.file.starts_with(&self.python.stdlib)) => {
+                "stdlib-extension"
+            }
+            (None, true) => "extension-file",
+            (None, false) => "module",
+        };
+        let user_sees = if module == TORCH_C {
+            TORCH_C_LOST.to_owned()
+        } else {
+            format!("ModuleNotFoundError: No module named '{module}'")
+        };
+        Step {
+            what: format!("import {module}"),
+            how: How::Import,
+            file: module.to_owned(),
+            because: sites(chain),
+            weight: Weight::Required,
+            outcome: StepOutcome::NotFound(Absence {
+                kind: kind.into(),
+                name: module.to_owned(),
+                searched: self.examination.sys_path.entries.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
+                notes,
+            }),
+            user_sees: Some(user_sees),
+        }
+    }
+
+    /// A file of the module's name that is for another interpreter.
+    fn other_abi(&self, module: &str, stem: &str) -> Option<(String, String)> {
+        let parent = module.rsplit_once('.').map_or("", |(p, _)| p).replace('.', "/");
+        let prefix = format!("{stem}.");
+        for entry in &self.examination.sys_path.entries {
+            let dir = entry.join(&parent);
+            for e in self.examination.rootfs.read_dir(&dir).unwrap_or_default() {
+                let Some(name) = e.name.to_str() else { continue };
+                if let Some(tag) = name.strip_prefix(&prefix).and_then(|r| r.strip_suffix(".so"))
+                    && (tag.starts_with("cpython-") || tag.starts_with("pypy"))
+                {
+                    return Some((dir.join(name).to_string_lossy().into_owned(), tag.to_owned()));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn sites(chain: &[Site]) -> Vec<String> {
+    chain.iter().map(|s| format!("{}:{}", s.file.display(), s.line)).collect()
+}
+
+impl Round<'_, '_, '_> {
+    /// The object whose code calls `dlopen` for `ctypes`.
+    fn ctypes(&self) -> ObjectId {
+        let is_ctypes = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("_ctypes."));
+        self.process.objects().find(|(_, o)| is_ctypes(&o.path)).map_or(ObjectId(0), |(id, _)| id)
+    }
+
+    /// The object whose code imports extension modules: the interpreter, or its shared library.
+    fn interpreter(&self) -> ObjectId {
+        let is_libpython = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libpython"));
+        self.process.objects().find(|(_, o)| is_libpython(&o.path)).map_or(ObjectId(0), |(id, _)| id)
+    }
+}
+
+impl World for Round<'_, '_, '_> {
+    fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
+        let examination = self.run.examination;
+        let file = extension.path.to_string_lossy().into_owned();
+        if self.assumed.contains(&file) {
+            return Ok(());
+        }
+        let rtld_global = examination.request.env.non_empty("TORCH_USE_RTLD_GLOBAL").is_some();
+        let mut mode = Mode::NOW;
+        if extension.module == TORCH_C {
+            if rtld_global {
+                mode = Mode { now: false, global: true };
+            } else if let Some(torch) =
+                Torch::installed(&examination.rootfs, &examination.sys_path.entries, extension.path)
+                && let Some(framework) = frameworks::of_module("torch")
+                && !self.assumed.contains("torch preload")
+            {
+                let caller = self.ctypes();
+                match torch.preload(framework, self.process, caller) {
+                    Ok(steps) => self.steps.extend(steps),
+                    Err(mut steps) => {
+                        if let Some(last) = steps.last_mut() {
+                            last.because.push("torch preload".into());
+                        }
+                        self.steps.extend(steps);
+                        return Err(Raised::Other);
+                    }
+                }
+            }
+        }
+        let mut because = sites(extension.chain);
+        because.push(extension.module.to_owned());
+        let caller = self.interpreter();
+        let outcome = self.process.dlopen(extension.path.as_os_str(), caller, mode);
+        let loaded = outcome.is_ok();
+        self.steps.push(Step {
+            what: format!("import {}", extension.module),
+            how: How::Import,
+            file: file.clone(),
+            because,
+            weight: Weight::Required,
+            outcome: match outcome {
+                Ok(_) => StepOutcome::Ok(file),
+                Err(failure) => StepOutcome::Failed(failure.errors),
+            },
+            user_sees: None,
+        });
+        if loaded { Ok(()) } else { Err(Raised::Import) }
+    }
+
+    fn is_built_in(&self, module: &str) -> bool {
+        let symbol = format!("PyInit_{module}");
+        let name = Name::new(symbol.as_bytes());
+        [ObjectId(0), self.interpreter()].iter().any(|id| {
+            let file = &self.process.object(*id).file;
+            file.elf.defines(&name, None, file.versions())
+        })
+    }
+
+    fn is_lost(&mut self, _module: &str, package: &Path, stem: &str) -> bool {
+        let suffixes = &self.run.python.suffixes;
+        let rootfs = &self.run.examination.rootfs;
+        // A file for another interpreter under the module's name says that the module is meant to be one.
+        let prefix = format!("{stem}.");
+        let other = rootfs.read_dir(package).unwrap_or_default().iter().any(|e| {
+            e.name
+                .to_str()
+                .and_then(|n| n.strip_prefix(&prefix))
+                .is_some_and(|rest| (rest.starts_with("cpython-") || rest.starts_with("pypy")) && rest.ends_with(".so"))
+        });
+        if other {
+            return true;
+        }
+        let Some(entry) = self.run.examination.sys_path.entries.iter().find(|e| package.starts_with(e)).cloned() else {
+            return false;
+        };
+        let listed = self.run.listed(&entry);
+        suffixes.iter().any(|s| listed.contains(&package.join(format!("{stem}{s}"))))
+    }
+
+    fn is_assumed(&self, module: &str) -> bool {
+        self.assumed.contains(module)
+    }
+}
+
+impl Records<'_> {
+    /// Shared objects that the RECORD files of one entry of `sys.path` list.
+    fn listed(&mut self, entry: &Path) -> &HashSet<PathBuf> {
+        let examination = self.examination;
+        self.records.entry(entry.to_owned()).or_insert_with(|| {
+            examination
+                .installed
+                .iter()
+                .filter(|d| d.location == entry)
+                .filter_map(|d| examination.rootfs.read_text(&d.info.join("RECORD"), MAX_RECORD).ok())
+                .flat_map(|text| {
+                    parse_record(&text)
+                        .filter(|l| is_shared_object(&l.path))
+                        .map(|l| entry.join(l.path))
+                        .collect::<Vec<_>>()
+                })
+                .collect()
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! A look at the directories that hold libraries: driver files that do not belong into an image, second copies of
+//! CUDA, links that lead nowhere. Bounded: no tree walk, only directories that a loader or a framework could search.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::facts::{BrokenLink, DriverFile, DriverFileKind, Image, LibraryCopy, Subject};
+use crate::image::elf::{Elf, Machine};
+use crate::image::{EntryKind, Rootfs};
+use crate::loader::Environment;
+
+/// Directories looked at before the rest is left out.
+const MAX_DIRS: usize = 2_000;
+/// Stubs are small; a real driver library has tens of megabytes.
+const STUB_SIZE: u64 = 1024 * 1024;
+
+/// Names that the driver brings and an image must not.
+const DRIVER: &[&str] =
+    &["libcuda.so", "libnvidia-ml.so", "libnvidia-ptxjitcompiler.so", "libcudadebugger.so", "libnvidia-nvvm.so"];
+/// Names of NVIDIA's user-space libraries, of which two copies are worth knowing about.
+const CUDA: &[&str] = &[
+    "libcublas",
+    "libcublasLt",
+    "libcudart",
+    "libcudnn",
+    "libcufft",
+    "libcurand",
+    "libcusolver",
+    "libcusparse",
+    "libcusparseLt",
+    "libnccl",
+    "libnvJitLink",
+    "libnvrtc",
+    "libcupti",
+    "libcufile",
+    "libnvshmem_host",
+    "libnpp",
+];
+
+/// Fills the lists of `image`.
+pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf], subjects: &[Subject], image: &mut Image) {
+    let mapped: BTreeSet<&str> = subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str()).collect();
+    let mut seen = BTreeSet::new();
+    for (count, dir) in directories(rootfs, env, sys_path).into_iter().enumerate() {
+        if count >= MAX_DIRS {
+            image.scan_cut = Some(format!("more than {MAX_DIRS} directories"));
+            break;
+        }
+        let Ok(real) = rootfs.canonicalize(&dir) else { continue };
+        if !seen.insert(real.clone()) {
+            continue;
+        }
+        for entry in rootfs.read_dir(&real).unwrap_or_default() {
+            let Some(name) = entry.name.to_str() else { continue };
+            let Some((stem, _)) = name.split_once(".so") else { continue };
+            let path = real.join(name);
+            let is_driver = DRIVER.iter().any(|d| name.starts_with(d));
+            let is_cuda = CUDA.iter().any(|c| {
+                stem == *c
+                    || (stem.starts_with("libnpp") && *c == "libnpp")
+                    || stem.starts_with("libcudnn_") && *c == "libcudnn"
+            });
+            match entry.kind {
+                EntryKind::Link => {
+                    if (name.starts_with("lib") || is_driver) && !rootfs.exists(&path) {
+                        let to = rootfs.read_link(&path).unwrap_or_default();
+                        image.broken_links.push(BrokenLink {
+                            path: path.to_string_lossy().into_owned(),
+                            to: to.to_string_lossy().into_owned(),
+                        });
+                    }
+                }
+                EntryKind::File if is_driver => image.driver_files.push(driver_file(rootfs, &path, &mapped)),
+                EntryKind::File if is_cuda => {
+                    if let Some(copy) = copy(rootfs, &path, &mapped) {
+                        image.cuda_copies.push(copy);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn directories(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Vec<PathBuf> {
+    let arch = Machine::host().name();
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    if let Some(path) = env.non_empty("LD_LIBRARY_PATH") {
+        dirs.extend(
+            path.as_bytes()
+                .split(|b| b":;".contains(b))
+                .filter(|d| d.starts_with(b"/"))
+                .map(|d| PathBuf::from(std::ffi::OsStr::from_bytes(d))),
+        );
+    }
+    dirs.extend(["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"].map(PathBuf::from));
+    dirs.push(PathBuf::from(format!("/usr/lib/{arch}-linux-gnu")));
+    dirs.push(PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/stubs")));
+    dirs.extend(["/usr/local/nvidia/lib", "/usr/local/nvidia/lib64"].map(PathBuf::from));
+    let local = Path::new("/usr/local");
+    for entry in rootfs.read_dir(local).unwrap_or_default() {
+        if entry.name.as_bytes().starts_with(b"cuda") {
+            let cuda = local.join(&entry.name);
+            for sub in ["lib64", "lib64/stubs", "lib", "lib/stubs", "compat", "extras/CUPTI/lib64"] {
+                dirs.push(cuda.join(sub));
+            }
+        }
+    }
+    for entry in sys_path {
+        let nvidia = entry.join("nvidia");
+        for component in rootfs.read_dir(&nvidia).unwrap_or_default() {
+            dirs.push(nvidia.join(component.name).join("lib"));
+        }
+        for package in ["cusparselt/lib", "torch/lib"] {
+            dirs.push(entry.join(package));
+        }
+    }
+    dirs
+}
+
+fn driver_file(rootfs: &Rootfs, path: &Path, mapped: &BTreeSet<&str>) -> DriverFile {
+    let shown = path.to_string_lossy().into_owned();
+    let size = rootfs.stat(path).map_or(0, |s| s.size);
+    let kind = if size == 0 {
+        DriverFileKind::Empty
+    } else if path.components().any(|c| c.as_os_str() == "compat") {
+        DriverFileKind::Compat
+    } else if path.components().any(|c| c.as_os_str() == "stubs") || (size < STUB_SIZE && !has_release(&shown)) {
+        DriverFileKind::Stub
+    } else {
+        DriverFileKind::Driver
+    };
+    DriverFile {
+        mounted: is_mounted(rootfs, &shown),
+        reached: mapped.contains(shown.as_str()).then(|| "mapped".into()),
+        path: shown,
+        kind,
+        size,
+    }
+}
+
+/// Driver libraries carry the driver's release in their name: `libcuda.so.535.104.05`.
+fn has_release(path: &str) -> bool {
+    path.rsplit_once(".so.").is_some_and(|(_, v)| v.split('.').next().is_some_and(|major| major.len() == 3))
+}
+
+/// Whether the container runtime mounted the file here.
+fn is_mounted(rootfs: &Rootfs, path: &str) -> bool {
+    rootfs.is_host()
+        && rootfs
+            .read_text(Path::new("/proc/self/mountinfo"), 16 * 1024 * 1024)
+            .is_ok_and(|text| text.lines().any(|l| l.split(' ').nth(4) == Some(path)))
+}
+
+fn copy(rootfs: &Rootfs, path: &Path, mapped: &BTreeSet<&str>) -> Option<LibraryCopy> {
+    let (map, stat) = rootfs.map(path).ok()?;
+    let elf = Elf::parse(map, Machine::host()).ok()?;
+    let soname = elf.soname()?.to_string_lossy().into_owned();
+    let path = path.to_string_lossy().into_owned();
+    Some(LibraryCopy { soname, used: mapped.contains(path.as_str()), path, size: stat.size })
+}
