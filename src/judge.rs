@@ -70,7 +70,11 @@ pub fn judge(facts: &Facts) -> Report {
             }
         }
     }
-    checks.sort_by(|a, b| a.id.cmp(&b.id));
+    // An id may be given by an explanation and by a survey; what was found counts.
+    checks.sort_by(|a, b| {
+        a.id.cmp(&b.id).then_with(|| (a.outcome != CheckOutcome::Found).cmp(&(b.outcome != CheckOutcome::Found)))
+    });
+    checks.dedup_by(|a, b| a.id == b.id);
     // Stable: within one severity the order in which the workload meets them.
     findings.sort_by_key(|f| f.severity);
     let verdict = verdict(&capabilities, &findings);

@@ -156,7 +156,7 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
     if stem == "libibverbs" || stem == "librdmacm" {
         return say("lib-sys-ibverbs", format!("{object} finds no {name}: InfiniBand is not used"));
     }
-    let cuda = providers(name).is_some_and(|p| p.is_nvidia);
+    let cuda = providers(name).is_some_and(|p| is_nvidia(&p));
     if cuda && failed.step.weight == Weight::Required && of_wheel {
         let gone: Vec<&Searched> =
             searched.iter().filter(|s| s.why == SearchedWhy::NoDirectory && s.path.contains("/../")).collect();
@@ -234,46 +234,47 @@ fn cure(id: &str, name: &str, facts: &Facts, providers: Option<Providers>, elsew
     };
     let os = facts.image.os.as_ref();
     let like = |what: &str| os.is_some_and(|os| os.id == what || os.like.split(' ').any(|l| l == what));
-    let pin = |dist: &str| {
-        let python = facts.python.as_ref().and_then(|p| p.seen());
-        python
-            .and_then(|p| p.distributions.iter().find(|d| d.name == dist))
-            .map_or_else(|| dist.to_owned(), |d| format!("{dist}=={}", d.version))
+    let python = facts.python.as_ref().and_then(|p| p.seen());
+    let installed = |name: &str| python.and_then(|p| p.distributions.iter().find(|d| d.name == name));
+    let apt = |package: &str| {
+        format!(
+            "RUN apt-get update && apt-get install -y --no-install-recommends {package} \\\n    && rm -rf /var/lib/apt/lists/*"
+        )
     };
-    if p.is_nvidia
-        && let Some(pypi) = &p.pypi
-    {
-        let installed = pin(pypi).contains("==");
-        let verb = if installed { "pip install --force-reinstall --no-deps" } else { "pip install" };
-        let summary = if installed {
-            format!("{} is installed, but the file is gone: put it back", pypi)
-        } else {
-            format!("install {pypi}, which brings {name}")
-        };
-        return Fix::dockerfile(summary, format!("RUN {verb} --no-cache-dir {}", pin(pypi)));
+    if is_nvidia(&p) && python.is_some() {
+        if let Some(d) = p.pypi.iter().find_map(|name| installed(name)) {
+            return Fix::dockerfile(
+                format!("{} is installed, but the file is gone: put it back", d.name),
+                format!("RUN pip install --force-reinstall --no-deps --no-cache-dir {}=={}", d.name, d.version),
+            );
+        }
+        if let Some(pypi) = p.pypi.first() {
+            return Fix::dockerfile(
+                format!("install {pypi}, which brings {name}"),
+                format!("RUN pip install --no-cache-dir '{pypi}'"),
+            );
+        }
     }
     if like("alpine")
-        && let Some(apk) = &p.alpine
+        && let Some(apk) = p.alpine.first()
     {
         return Fix::dockerfile(format!("{apk} brings {name}"), format!("RUN apk add --no-cache {apk}"));
     }
     if (like("rhel") || like("fedora") || like("centos"))
-        && let Some(rpm) = &p.rhel
+        && let Some(rpm) = p.rhel.first()
     {
         return Fix::dockerfile(format!("{rpm} brings {name}"), format!("RUN dnf install -y {rpm} && dnf clean all"));
     }
-    if let Some(deb) = &p.debian {
-        return Fix::dockerfile(
-            format!("{deb} brings {name}"),
-            format!(
-                "RUN apt-get update && apt-get install -y --no-install-recommends {deb} \\\n    && rm -rf /var/lib/apt/lists/*"
-            ),
-        );
-    }
-    match &p.pypi {
-        Some(pypi) => {
-            Fix::dockerfile(format!("{pypi} brings {name}"), format!("RUN pip install --no-cache-dir {}", pin(pypi)))
+    match (p.debian.first(), p.pypi.first()) {
+        (Some(deb), _) => Fix::dockerfile(format!("{deb} brings {name}"), apt(deb)),
+        (None, Some(pypi)) => {
+            Fix::dockerfile(format!("{pypi} brings {name}"), format!("RUN pip install --no-cache-dir '{pypi}'"))
         }
-        None => Fix::words(format!("bring {name} back")),
+        (None, None) => Fix::words(format!("bring {name} back")),
     }
+}
+
+/// Whether it is one of NVIDIA's libraries, which wheels bring.
+fn is_nvidia(providers: &Providers) -> bool {
+    providers.pypi.iter().any(|p| p.starts_with("nvidia-"))
 }

@@ -84,20 +84,17 @@ fn stdlib(failed: &Failed<'_>, facts: &Facts, error: &LoadError) -> Option<Findi
     }
     let module = failed.step.what.trim_start_matches("import ");
     let like_alpine = facts.image.os.as_ref().is_some_and(|os| os.id == "alpine");
-    let fix = match providers(name) {
-        Some(p) if like_alpine && p.alpine.is_some() => {
-            let apk = p.alpine.unwrap_or_default();
+    let providers = providers(name).unwrap_or_default();
+    let fix = match (providers.alpine.first(), providers.debian.first()) {
+        (Some(apk), _) if like_alpine => {
             Fix::dockerfile(format!("{apk} brings {name}"), format!("RUN apk add --no-cache {apk}"))
         }
-        Some(p) if p.debian.is_some() => {
-            let deb = p.debian.unwrap_or_default();
-            Fix::dockerfile(
-                format!("{deb} brings {name}"),
-                format!(
-                    "RUN apt-get update && apt-get install -y --no-install-recommends {deb} \\\n    && rm -rf /var/lib/apt/lists/*"
-                ),
-            )
-        }
+        (_, Some(deb)) => Fix::dockerfile(
+            format!("{deb} brings {name}"),
+            format!(
+                "RUN apt-get update && apt-get install -y --no-install-recommends {deb} \\\n    && rm -rf /var/lib/apt/lists/*"
+            ),
+        ),
         _ => Fix::words(format!("bring {name} back")),
     };
     Some(

@@ -118,12 +118,12 @@ impl Stat {
 impl From<rustix::fs::Stat> for Stat {
     fn from(s: rustix::fs::Stat) -> Self {
         Self {
-            id: FileId { dev: s.st_dev as u64, ino: s.st_ino as u64 },
-            mode: s.st_mode as u32,
+            id: FileId { dev: s.st_dev, ino: s.st_ino },
+            mode: s.st_mode,
             uid: s.st_uid,
             gid: s.st_gid,
             size: s.st_size.max(0) as u64,
-            mtime: s.st_mtime as i64,
+            mtime: s.st_mtime,
         }
     }
 }

@@ -8,18 +8,19 @@ use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
 use crate::image::elf::Name;
 use crate::loader::{Mode, ObjectId, Process};
-use crate::python::distributions::{is_shared_object, parse_record};
-use crate::python::imports::{Extension, Site, Sources, World};
+use crate::python::imports::{Extension, Miss, Site, Sources, World};
 use crate::python::{Importer, Interpreter, Raised};
 
 /// Times an import is tried again, as if what broke it were mended, to find what else is wrong.
 const MAX_ROUNDS: usize = 24;
-/// Largest RECORD read, in bytes.
-const MAX_RECORD: u64 = 64 * 1024 * 1024;
 /// The extension module before which torch preloads its libraries.
 const TORCH_C: &str = "torch._C";
-/// What torch says when `torch._C` is only its folder of type stubs; the last line that Python prints.
-const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:\n    It appears that PyTorch has loaded the `torch/_C` folder\n    of the PyTorch repository rather than the C extensions which\n    are expected in the `torch._C` namespace. This can occur when\n    using the `install` workflow. e.g.\n        $ python setup.py install && python -c \"import torch\"\n\n    This error can generally be solved using the `develop` workflow\n        $ python setup.py develop && python -c \"import torch\"  # This should succeed\n    or by running Python from a different directory.";
+/// What torch says when `torch._C` is only its folder of type stubs, without the commands that releases name there.
+const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
+    It appears that PyTorch has loaded the `torch/_C` folder
+    of the PyTorch repository rather than the C extensions which
+    are expected in the `torch._C` namespace. This can occur when
+    or by running Python from a different directory.";
 
 /// The import of one module.
 pub struct Run<'e> {
@@ -78,8 +79,10 @@ impl<'e> Run<'e> {
             // The exception that left the import is that of the last thing that failed.
             let failed = steps.iter().rposition(|s| !matches!(s.outcome, StepOutcome::Ok(_)));
             let missed = trace.missing.last();
+            // A lost name raises ImportError as a library does that does not load; it was noted after every step.
+            let lost_name = missed.is_some_and(|m| m.name_of.is_some() && !assumed.contains(&m.module));
             match (failed, missed) {
-                (Some(at), _) if outcome != Err(Raised::NotFound) => {
+                (Some(at), _) if outcome != Err(Raised::NotFound) && !lost_name => {
                     let step = steps.swap_remove(at);
                     // The name that was assumed is the module's, which the step carries last.
                     assumed.insert(step.because.last().cloned().unwrap_or_default());
@@ -87,7 +90,7 @@ impl<'e> Run<'e> {
                     broken.push(step);
                 }
                 (_, Some(miss)) if assumed.insert(miss.module.clone()) => {
-                    broken.push(self.missing(&miss.module, &miss.chain));
+                    broken.push(self.missing(miss));
                 }
                 _ => {
                     subject.unknown = Some("the import fails, and its cause was not found".into());
@@ -100,7 +103,8 @@ impl<'e> Run<'e> {
     }
 
     /// A module without a file.
-    fn missing(&self, module: &str, chain: &[Site]) -> Step {
+    fn missing(&self, miss: &Miss) -> Step {
+        let Miss { module, chain, name_of } = miss;
         let stem = module.rsplit('.').next().unwrap_or(module);
         let other = self.other_abi(module, stem);
         let mut notes = Vec::new();
@@ -117,10 +121,18 @@ impl<'e> Run<'e> {
             (None, true) => "extension-file",
             (None, false) => "module",
         };
-        let user_sees = if module == TORCH_C {
-            TORCH_C_LOST.to_owned()
-        } else {
-            format!("ModuleNotFoundError: No module named '{module}'")
+        let package = module.rsplit_once('.').map_or("", |(p, _)| p);
+        let user_sees = match name_of {
+            _ if module == TORCH_C => TORCH_C_LOST.to_owned(),
+            None => format!("ModuleNotFoundError: No module named '{module}'"),
+            Some((file, true)) => format!(
+                "ImportError: cannot import name '{stem}' from partially initialized module '{package}' (most likely \
+                 due to a circular import) ({})",
+                file.display()
+            ),
+            Some((file, false)) => {
+                format!("ImportError: cannot import name '{stem}' from '{package}' ({})", file.display())
+            }
         };
         Step {
             what: format!("import {module}"),
@@ -130,7 +142,7 @@ impl<'e> Run<'e> {
             weight: Weight::Required,
             outcome: StepOutcome::NotFound(Absence {
                 kind: kind.into(),
-                name: module.to_owned(),
+                name: module.clone(),
                 searched: self.examination.sys_path.entries.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
                 notes,
             }),
@@ -269,13 +281,8 @@ impl Records<'_> {
                 .installed
                 .iter()
                 .filter(|d| d.location == entry)
-                .filter_map(|d| examination.rootfs.read_text(&d.info.join("RECORD"), MAX_RECORD).ok())
-                .flat_map(|text| {
-                    parse_record(&text)
-                        .filter(|l| is_shared_object(&l.path))
-                        .map(|l| entry.join(l.path))
-                        .collect::<Vec<_>>()
-                })
+                .flat_map(|d| d.shared_objects(&examination.rootfs))
+                .map(|listed| entry.join(listed.path))
                 .collect()
         })
     }

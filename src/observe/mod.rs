@@ -5,7 +5,6 @@ mod import;
 mod scan;
 mod tools;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::facts::{
@@ -499,7 +498,7 @@ const SHOWN: &[&str] = &[
 
 fn shown_environment(env: &Environment) -> Vec<(String, String)> {
     env.iter()
-        .filter(|(name, _)| SHOWN.iter().any(|s| OsString::from(s) == *name))
+        .filter(|(name, _)| SHOWN.iter().any(|s| **name == **s))
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect()
 }

@@ -62,14 +62,12 @@ pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf], subjects: 
                     || stem.starts_with("libcudnn_") && *c == "libcudnn"
             });
             match entry.kind {
-                EntryKind::Link => {
-                    if (name.starts_with("lib") || is_driver) && !rootfs.exists(&path) {
-                        let to = rootfs.read_link(&path).unwrap_or_default();
-                        image.broken_links.push(BrokenLink {
-                            path: path.to_string_lossy().into_owned(),
-                            to: to.to_string_lossy().into_owned(),
-                        });
-                    }
+                EntryKind::Link if (name.starts_with("lib") || is_driver) && !rootfs.exists(&path) => {
+                    let to = rootfs.read_link(&path).unwrap_or_default();
+                    image.broken_links.push(BrokenLink {
+                        path: path.to_string_lossy().into_owned(),
+                        to: to.to_string_lossy().into_owned(),
+                    });
                 }
                 EntryKind::File if is_driver => image.driver_files.push(driver_file(rootfs, &path, &mapped)),
                 EntryKind::File if is_cuda => {

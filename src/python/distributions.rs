@@ -1,6 +1,6 @@
 //! Installed distributions, and whether their files are still as RECORD lists them (PEP 376, PEP 503, PEP 627).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::facts::RecordProblem;
 use crate::image::Rootfs;
@@ -100,9 +100,8 @@ pub fn parse_record(text: &str) -> impl Iterator<Item = Listed> {
 impl Installed {
     /// Files of this distribution that bear on loading and are not as RECORD lists them.
     pub fn problems(&self, rootfs: &Rootfs) -> Vec<RecordProblem> {
-        let Ok(text) = rootfs.read_text(&self.info.join("RECORD"), MAX_RECORD) else { return Vec::new() };
-        parse_record(&text)
-            .filter(|listed| is_shared_object(&listed.path))
+        self.shared_objects(rootfs)
+            .into_iter()
             .filter_map(|listed| {
                 let path = normal(&self.location.join(&listed.path));
                 let found = rootfs.stat(&path).ok().map(|s| s.size);
@@ -116,13 +115,20 @@ impl Installed {
             .collect()
     }
 
-    /// Whether RECORD lists a file.
-    pub fn lists(&self, rootfs: &Rootfs, path: &Path) -> bool {
-        let Ok(relative) = path.strip_prefix(&self.location) else { return false };
-        let Some(relative) = relative.to_str() else { return false };
-        rootfs
-            .read_text(&self.info.join("RECORD"), MAX_RECORD)
-            .is_ok_and(|text| parse_record(&text).any(|l| l.path == relative))
+    /// Shared objects that RECORD lists.
+    pub fn shared_objects(&self, rootfs: &Rootfs) -> Vec<Listed> {
+        let Ok(data) = rootfs.read(&self.info.join("RECORD"), MAX_RECORD) else { return Vec::new() };
+        // Most of a RECORD is of no interest here: go from one mention of `.so` to the next.
+        let mut found = Vec::new();
+        let mut from = 0;
+        while let Some(at) = memchr::memmem::find(&data[from..], b".so").map(|n| from + n) {
+            let start = memchr::memrchr(b'\n', &data[..at]).map_or(0, |n| n + 1);
+            let end = memchr::memchr(b'\n', &data[at..]).map_or(data.len(), |n| at + n);
+            let line = String::from_utf8_lossy(&data[start..end]);
+            found.extend(parse_record(&line).filter(|l| is_shared_object(&l.path)));
+            from = end;
+        }
+        found
     }
 }
 

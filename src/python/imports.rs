@@ -103,6 +103,8 @@ pub struct Miss {
     pub module: String,
     /// Import statements that lead to it, outermost first.
     pub chain: Vec<Site>,
+    /// For `from package import module`: the package's file, and whether it is still being imported itself.
+    pub name_of: Option<(PathBuf, bool)>,
 }
 
 /// An extension module that an import asks for.
@@ -280,7 +282,7 @@ impl<'a, W: World> Importer<'a, W> {
                 Some(dirs) => dirs.iter().any(|dir| self.world.is_lost(name, dir, tail)),
             };
         if lost {
-            self.trace.missing.push(Miss { module: name.to_owned(), chain: self.chain.clone() });
+            self.trace.missing.push(Miss { module: name.to_owned(), chain: self.chain.clone(), name_of: None });
             return Err(Raised::NotFound);
         }
         let Some(spec) = spec else {
@@ -569,7 +571,7 @@ impl<'a, W: World> Importer<'a, W> {
         self.chain.push(Site { file: scope.file.to_owned(), line: import.line });
         let outcome = self.import_dotted(&base).and_then(|()| match &import.names {
             None => Ok(()),
-            Some(names) => self.from_list(&base, names),
+            Some(names) => self.import_names(&base, names),
         });
         self.chain.pop();
         if let (Some(names), Some(module)) = (&import.names, self.modules.get(&base)) {
@@ -583,12 +585,21 @@ impl<'a, W: World> Importer<'a, W> {
     }
 
     /// `_handle_fromlist`: a name that is a submodule is imported.
-    fn from_list(&mut self, base: &str, names: &[String]) -> Result<(), Raised> {
+    fn import_names(&mut self, base: &str, names: &[String]) -> Result<(), Raised> {
         let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
         for name in names.iter().filter(|n| n.as_str() != "*") {
             let full = format!("{base}.{name}");
-            if !self.modules.contains_key(&full) && self.find(&full, name, Some(&search)).is_some() {
+            if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
+                continue;
+            }
+            if self.find(&full, name, Some(&search)).is_some() {
                 self.import_one(&full)?;
+            } else if search.iter().any(|dir| self.world.is_lost(&full, dir, name)) {
+                let file = search.first().map(|dir| dir.join("__init__.py")).unwrap_or_default();
+                let is_running = self.chain.iter().any(|site| site.file == file);
+                let chain = self.chain.clone();
+                self.trace.missing.push(Miss { module: full, chain, name_of: Some((file, is_running)) });
+                return Err(Raised::Import);
             }
         }
         Ok(())

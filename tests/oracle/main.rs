@@ -1,0 +1,5 @@
+//! The dynamic loader model against the dynamic loader of the machine that the tests run on.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod machine;

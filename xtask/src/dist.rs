@@ -1,0 +1,94 @@
+//! `cargo xtask dist`: the static files that are shipped, with the promises that they must keep.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use object::LittleEndian;
+use object::elf::{FileHeader64, PT_DYNAMIC, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
+
+/// Largest shipped file, in bytes.
+const MAX_SIZE: u64 = 2_500_000;
+const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
+
+/// Builds for every architecture into `dist/`, and checks what was built.
+pub fn run() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_owned();
+    let dist = root.join("dist");
+    fs::create_dir_all(&dist)?;
+    for arch in ARCHITECTURES {
+        let target = format!("{arch}-unknown-linux-musl");
+        call(Command::new("cargo").current_dir(&root).args([
+            "build",
+            "--release",
+            "--locked",
+            "--bin",
+            "mldoctor",
+            "--target",
+            &target,
+        ]))
+        .with_context(|| format!("is the target installed? rustup target add {target}"))?;
+        let built = root.join("target").join(&target).join("release/mldoctor");
+        let file = dist.join(format!("mldoctor-{arch}"));
+        fs::copy(&built, &file).with_context(|| format!("cannot copy {}", built.display()))?;
+        check_file(&file)?;
+        check_start(arch, &file)?;
+    }
+    Ok(())
+}
+
+/// No program interpreter, nothing needed, not too large.
+fn check_file(file: &Path) -> anyhow::Result<()> {
+    let data = fs::read(file)?;
+    let size = data.len() as u64;
+    ensure!(size <= MAX_SIZE, "{} has {size} bytes, more than {MAX_SIZE}", file.display());
+    let header = FileHeader64::<LittleEndian>::parse(&*data).map_err(|e| anyhow::anyhow!("{}: {e}", file.display()))?;
+    let segments = header.program_headers(LittleEndian, &*data).map_err(|e| anyhow::anyhow!("{e}"))?;
+    ensure!(
+        !segments.iter().any(|s| s.p_type(LittleEndian) == PT_INTERP),
+        "{} has a program interpreter: it is not static",
+        file.display()
+    );
+    for segment in segments.iter().filter(|s| s.p_type(LittleEndian) == PT_DYNAMIC) {
+        let entries = segment.dynamic(LittleEndian, &*data).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let needed = entries.unwrap_or_default().iter().any(|d| d.d_tag.get(LittleEndian) == object::elf::DT_NEEDED);
+        ensure!(!needed, "{} needs shared libraries", file.display());
+    }
+    Ok(())
+}
+
+/// It starts: here, or under the emulator, and in an empty root.
+fn check_start(arch: &str, file: &Path) -> anyhow::Result<()> {
+    if arch == std::env::consts::ARCH {
+        call(Command::new(file).arg("--version"))?;
+        return check_empty_root(file);
+    }
+    let emulator = format!("qemu-{arch}-static");
+    if Command::new(&emulator).arg("--version").output().is_err() {
+        bail!("{emulator} is not installed (Debian: qemu-user-static), so the {arch} file cannot be tried");
+    }
+    call(Command::new(emulator).arg(file).arg("--version"))
+}
+
+/// In a directory with nothing else in it. Only root may change the root.
+fn check_empty_root(file: &Path) -> anyhow::Result<()> {
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
+    if !is_root {
+        return Ok(());
+    }
+    let root: PathBuf = std::env::temp_dir().join(format!("mldoctor-empty-{}", std::process::id()));
+    fs::create_dir_all(&root)?;
+    fs::copy(file, root.join("mldoctor"))?;
+    let outcome = Command::new("chroot").arg(&root).args(["/mldoctor", "list"]).output();
+    fs::remove_dir_all(&root)?;
+    ensure!(outcome?.status.success(), "{} does not answer in an empty root", file.display());
+    Ok(())
+}
+
+fn call(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed: {status}");
+    Ok(())
+}
