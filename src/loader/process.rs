@@ -119,6 +119,11 @@ impl Object {
         self.searchlist.is_some()
     }
 
+    /// The name it was first asked for, which is the one that `ldd` prints.
+    pub fn first_name(&self) -> &OsStr {
+        self.names.first().map_or(OsStr::new(""), OsString::as_os_str)
+    }
+
     /// Path for messages.
     pub fn display(&self) -> String {
         self.path.to_string_lossy().into_owned()
@@ -162,7 +167,10 @@ pub struct Process<'l> {
     pub(super) objects: Vec<Object>,
     /// The global scope.
     pub(super) global: Vec<ObjectId>,
+    /// Names that objects were asked for, and their paths (`l_libname`, `l_name`).
     names: HashMap<OsString, ObjectId>,
+    /// SONAMEs, which a search asks for too, but the versions of symbols do not.
+    sonames: HashMap<OsString, ObjectId>,
     files: HashMap<FileId, ObjectId>,
     /// Problems that do not keep the process from starting, such as a library in `LD_PRELOAD` that is not there.
     pub preload_errors: Vec<LoadError>,
@@ -193,6 +201,7 @@ impl<'l> Process<'l> {
             objects: Vec::new(),
             global: Vec::new(),
             names: HashMap::new(),
+            sonames: HashMap::new(),
             files: HashMap::new(),
             preload_errors: Vec::new(),
         };
@@ -244,7 +253,8 @@ impl<'l> Process<'l> {
 
     /// The mapped object that a file name would be answered with.
     pub fn loaded(&self, name: &OsStr) -> Option<ObjectId> {
-        self.names.get(name).copied()
+        let known = [self.names.get(name), self.sonames.get(name)];
+        known.into_iter().flatten().min().copied()
     }
 
     /// The mapped object that is this file.
@@ -344,11 +354,13 @@ impl<'l> Process<'l> {
         let id = ObjectId(self.objects.len());
         let absolute = if path.is_absolute() { path.clone() } else { self.loader.cwd.join(&path) };
         let origin = absolute.parent().unwrap_or(Path::new("/")).to_owned();
-        let soname = file.elf.soname().map(OsStr::to_owned);
-        for known in [Some(name.to_owned()), Some(path.clone().into_os_string()), soname].into_iter().flatten() {
+        for known in [name, path.as_os_str()] {
             if !known.is_empty() {
-                self.names.entry(known).or_insert(id);
+                self.names.entry(known.to_owned()).or_insert(id);
             }
+        }
+        if let Some(soname) = file.elf.soname() {
+            self.sonames.entry(soname.to_owned()).or_insert(id);
         }
         self.files.entry(file.id).or_insert(id);
         self.objects.push(Object {
@@ -379,7 +391,8 @@ impl<'l> Process<'l> {
         requester: ObjectId,
         loader: Option<ObjectId>,
     ) -> Result<(ObjectId, Via, Option<ObjectId>), LoadError> {
-        if let Some(&known) = self.names.get(name) {
+        if let Some(known) = self.loaded(name) {
+            self.names.entry(name.to_owned()).or_insert(known);
             return Ok((known, Via::Loaded, None));
         }
         if self.loader.dl.is_musl()
@@ -593,8 +606,7 @@ impl<'l> Process<'l> {
 
     /// `find_needed`: among loaded objects by the names they were asked for; the SONAME only counts once used.
     pub(super) fn find_needed(&self, file: &OsStr) -> Option<ObjectId> {
-        let known = *self.names.get(file)?;
-        Some(known)
+        self.names.get(file).copied()
     }
 
     /// Relocation of what is new in the closure of `root`, dependencies first.

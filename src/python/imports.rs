@@ -587,6 +587,7 @@ impl<'a, W: World> Importer<'a, W> {
     /// `_handle_fromlist`: a name that is a submodule is imported.
     fn import_names(&mut self, base: &str, names: &[String]) -> Result<(), Raised> {
         let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
+        let mut first_lost = None;
         for name in names.iter().filter(|n| n.as_str() != "*") {
             let full = format!("{base}.{name}");
             if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
@@ -595,14 +596,15 @@ impl<'a, W: World> Importer<'a, W> {
             if self.find(&full, name, Some(&search)).is_some() {
                 self.import_one(&full)?;
             } else if search.iter().any(|dir| self.world.is_lost(&full, dir, name)) {
-                let file = search.first().map(|dir| dir.join("__init__.py")).unwrap_or_default();
-                let is_running = self.chain.iter().any(|site| site.file == file);
-                let chain = self.chain.clone();
-                self.trace.missing.push(Miss { module: full, chain, name_of: Some((file, is_running)) });
-                return Err(Raised::Import);
+                first_lost.get_or_insert(full);
             }
         }
-        Ok(())
+        let Some(module) = first_lost else { return Ok(()) };
+        let file = search.first().map(|dir| dir.join("__init__.py")).unwrap_or_default();
+        let is_running = self.chain.iter().any(|site| site.file == file);
+        let chain = self.chain.clone();
+        self.trace.missing.push(Miss { module, chain, name_of: Some((file, is_running)) });
+        Err(Raised::Import)
     }
 
     /// Conditions that the files and the platform decide; `None` for all others.

@@ -82,14 +82,10 @@ fn model(loader: &Loader, file: &Path) -> Answer {
     }
     if let Some(process) = process {
         for (_, object) in process.objects() {
-            for edge in &object.edges {
-                if let Some(to) = edge.to {
-                    let to = process.object(to);
-                    // ldd does not say how the loader itself was found, and of a path it tells no name.
-                    if to.via != Via::Interpreter && !edge.name.to_string_lossy().contains('/') {
-                        answer.libraries.insert(edge.name.to_string_lossy().into_owned(), Some(to.display()));
-                    }
-                }
+            let name = object.first_name().to_string_lossy();
+            // ldd does not say how the loader itself was found, and of a path it tells no name.
+            if !matches!(object.via, Via::Interpreter | Via::Program) && !name.contains('/') {
+                answer.libraries.insert(name.into_owned(), Some(object.display()));
             }
         }
     }

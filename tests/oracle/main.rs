@@ -2,4 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod graphs;
 mod machine;
+mod rules;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;

@@ -1,0 +1,260 @@
+//! A root file system with the machine's own dynamic loader in it, where both sides are asked the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::chroot;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mldoctor::image::Rootfs;
+use mldoctor::image::elf::Machine;
+use mldoctor::loader::{DynamicLoader, LoadError, Loader, Process, Via};
+
+use crate::support::elf::ElfFile;
+
+/// A tree in a temporary directory.
+pub struct World {
+    dir: tempfile::TempDir,
+    /// Environment of the program.
+    pub env: Vec<(String, String)>,
+}
+
+/// What either side says of a program.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Name asked for → path, or nothing if it was not found.
+    pub libraries: BTreeMap<String, Option<String>>,
+    /// Undefined symbols with the object that refers to them, without versions.
+    pub undefined: BTreeSet<(String, String)>,
+    /// Versions that are not defined: file, version, file that wants it.
+    pub versions: BTreeSet<(String, String, String)>,
+    /// The message that ends it.
+    pub fatal: Option<String>,
+}
+
+/// The loader of the machine.
+pub fn loader_path() -> &'static str {
+    match Machine::host() {
+        Machine::AARCH64 => "/lib/ld-linux-aarch64.so.1",
+        _ => "/lib64/ld-linux-x86-64.so.2",
+    }
+}
+
+/// Whether the tests may change the root; only root may.
+pub fn may_chroot() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+impl World {
+    /// An empty world with a loader and nothing else.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let world = Self { dir, env: Vec::new() };
+        let real = fs::canonicalize(loader_path()).unwrap();
+        world.write(loader_path(), &fs::read(real).unwrap());
+        world
+    }
+
+    /// The directory that is the root.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The path outside of a path inside.
+    pub fn outside(&self, path: &str) -> PathBuf {
+        self.root().join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file that may be executed.
+    pub fn write(&self, path: &str, content: &[u8]) {
+        let path = self.outside(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// Makes an ELF file.
+    pub fn elf(&self, path: &str, file: &ElfFile) {
+        self.write(path, &file.build());
+    }
+
+    /// Makes a link.
+    pub fn link(&self, path: &str, to: &str) {
+        let path = self.outside(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(to, path).unwrap();
+    }
+
+    /// `ldconfig` for this root, with `dirs` in its configuration.
+    pub fn ldconfig(&self, dirs: &[&str]) {
+        self.write("/etc/ld.so.conf", (dirs.join("\n") + "\n").as_bytes());
+        let status =
+            Command::new("/sbin/ldconfig").arg("-r").arg(self.root()).stderr(std::process::Stdio::null()).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn run(&self, program: &str, more: &[(&str, &str)]) -> Output {
+        let root = self.root().to_owned();
+        let mut command = Command::new(loader_path());
+        command.arg(program).env_clear().envs(self.env.iter().cloned()).envs(more.iter().copied());
+        // SAFETY: chroot and chdir are async-signal-safe system calls.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(move || {
+                chroot(&root)?;
+                std::env::set_current_dir("/")
+            });
+        }
+        loop {
+            match command.output() {
+                // Another thread forked while the file was being written, and its child has not yet closed it.
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                outcome => return outcome.unwrap(),
+            }
+        }
+    }
+
+    /// What the real loader says: `ldd -r PROGRAM`, and whether it went on with an empty library in place of one that it
+    /// did not find.
+    pub fn real(&self, program: &str) -> (Answer, bool) {
+        let more = [("LD_TRACE_LOADED_OBJECTS", "1"), ("LD_WARN", "yes"), ("LD_BIND_NOW", "yes")];
+        let output = self.run(program, &more);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let mut answer = Answer::default();
+        for line in text.lines() {
+            if let Some((_, message)) = line.split_once("error while loading shared libraries: ") {
+                answer.fatal = Some(message.to_owned());
+            } else if let Some(rest) = line.strip_prefix("undefined symbol: ") {
+                let (symbol, object) = rest.split_once('\t').unwrap();
+                let symbol = symbol.split(", version").next().unwrap().to_owned();
+                let object = object.trim().trim_start_matches('(').trim_end_matches(')').to_owned();
+                answer.undefined.insert((object, symbol));
+            } else if let Some((before, after)) = line.split_once(": version `") {
+                let (version, by) = after.split_once("' not found (required by ").unwrap();
+                let from = before.rsplit(": ").next().unwrap().to_owned();
+                answer.versions.insert((from, version.to_owned(), by.trim_end_matches(')').to_owned()));
+            } else if let Some((name, path)) = line.trim().split_once(" => ") {
+                let path = path.split(" (0x").next().unwrap().to_owned();
+                answer.libraries.insert(name.to_owned(), (path != "not found").then_some(path));
+            } else if let Some((name, _)) = line.trim().split_once(" (0x")
+                && !name.contains('/')
+                && !name.contains("vdso")
+            {
+                answer.libraries.insert(name.to_owned(), Some(name.to_owned()));
+            }
+        }
+        answer.libraries.retain(|name, _| !name.contains("ld-linux"));
+        (answer, text.contains("=> not found"))
+    }
+
+    /// How the program really ends when it is started and binds everything at once: its message, if any.
+    pub fn starts(&self, program: &str) -> Result<(), String> {
+        let output = self.run(program, &[("LD_BIND_NOW", "1")]);
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let only_told =
+            |l: &&str| !l.contains("cannot be preloaded") && !l.contains("no version information available");
+        let line = text.lines().find(only_told).unwrap_or_default();
+        let message = line
+            .split_once("error while loading shared libraries: ")
+            .or_else(|| line.split_once("symbol lookup error: "));
+        Err(message.map_or_else(|| line.split_once(": ").map_or(line, |(_, m)| m), |(_, m)| m).to_owned())
+    }
+
+    /// The loader model for this root.
+    pub fn loader(&self) -> Loader {
+        let rootfs = Rootfs::open_root(self.root()).unwrap();
+        let dl = DynamicLoader::read(&rootfs, Path::new(loader_path()), Machine::host()).unwrap();
+        let mut env: mldoctor::loader::Environment =
+            self.env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+        env.set("LD_BIND_NOW", "1");
+        Loader::new(&rootfs, dl, env, PathBuf::from("/"), None)
+    }
+
+    /// What the model says.
+    pub fn model(&self, program: &str) -> Answer {
+        let loader = self.loader();
+        let (process, errors) = Process::start(&loader, Path::new(program));
+        let mut answer = Answer::default();
+        for error in &errors {
+            match error {
+                LoadError::Missing { name, .. } => {
+                    answer.libraries.insert(name.clone(), None);
+                }
+                LoadError::Undefined { object, symbol, .. } => {
+                    answer.undefined.insert((object.clone(), symbol.clone()));
+                }
+                LoadError::Version { object, version, from, .. } => {
+                    answer.versions.insert((from.clone(), version.clone(), object.clone()));
+                }
+                LoadError::Rejected { .. } => answer.fatal = answer.fatal.or(Some(error.message())),
+            }
+        }
+        if let Some(process) = process {
+            for (_, object) in process.objects() {
+                let name = object.first_name().to_string_lossy();
+                // ldd does not say how the loader itself was found, and of a path it tells no name.
+                if !matches!(object.via, Via::Interpreter | Via::Program) && !name.contains('/') {
+                    answer.libraries.insert(name.into_owned(), Some(object.display()));
+                }
+            }
+        }
+        answer
+    }
+
+    /// What the model says of starting the program.
+    pub fn model_starts(&self, program: &str) -> Result<(), String> {
+        let loader = self.loader();
+        let (_, errors) = Process::start(&loader, Path::new(program));
+        errors.iter().find(|e| e.is_fatal()).map_or(Ok(()), |e| Err(e.message()))
+    }
+
+    /// Both sides must agree: on every path and on how the program ends.
+    pub fn agree(&self, program: &str) -> Result<(), String> {
+        let ((mut real, has_empty), mut model) = (self.real(program), self.model(program));
+        // The empty library also answers for the versions wanted of that name, and its version table is read without
+        // having been made. Nothing like that happens to a program.
+        if has_empty {
+            for answer in [&mut real, &mut model] {
+                answer.undefined.clear();
+                answer.versions.clear();
+            }
+        }
+        // A definition without any version in the very file that should have the version: glibc takes that for an
+        // inconsistency of its own and dies (`check_match`); no such pair of files was ever linked by a linker.
+        let starts = self.starts(program);
+        if starts.as_ref().is_err_and(|m| m.contains("check_match: Assertion")) {
+            return Ok(());
+        }
+        // An auxiliary filtee that is missing is told by `ldd -r`, and does no harm.
+        if starts.is_ok() {
+            real.libraries.retain(|_, path| path.is_some());
+        }
+        // A file that ends everything ends the real answer too, while the model goes on.
+        if real.fatal.is_some() || model.fatal.is_some() {
+            if real.fatal != model.fatal {
+                return Err(format!("\n  real:  {real:?}\n  model: {model:?}"));
+            }
+            return Ok(());
+        }
+        if real != model {
+            return Err(format!("\n  real:  {real:?}\n  model: {model:?}"));
+        }
+        let (real, model) = (starts, self.model_starts(program));
+        // The error number in the message is the last one that any system call left: 0 if nothing was opened because all
+        // directories are known not to be there, and at the start of a program few numbers have a text (`dl-minimal.c`).
+        let what = |m: String| match m.split_once("cannot open shared object file") {
+            Some((name, _)) => name.to_owned(),
+            None => m,
+        };
+        let (real, model) = (real.map_err(what), model.map_err(what));
+        if real != model {
+            return Err(format!("\n  real start:  {real:?}\n  model start: {model:?}"));
+        }
+        Ok(())
+    }
+}
