@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -10,7 +11,7 @@ use crate::facts::Scope;
 use crate::finding::Severity;
 use crate::image::Credentials;
 use crate::loader::Environment;
-use crate::observe::Request;
+use crate::observe::{Live, Request};
 use crate::report::Colour;
 
 /// Says whether this CUDA container image can run its workload, with the proof and the line that fixes it.
@@ -61,6 +62,12 @@ pub struct Subject {
     /// The user that the workload runs as, by number
     #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
     pub user: Option<Credentials>,
+    /// The program that loads libraries for real, instead of the one that is built in
+    #[arg(long, value_name = "PATH", env = "MLDOCTOR_PROBES_PATH")]
+    pub probes: Option<PathBuf>,
+    /// How long one child process may take, in seconds or with a unit, such as 500ms
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub deadline: Duration,
     /// Capabilities that the verdict depends on too, such as torch.compile
     #[arg(long, value_name = "CAP", value_delimiter = ',')]
     pub require: Vec<String>,
@@ -220,7 +227,8 @@ impl Subject {
         let here = std::env::current_dir().ok().filter(|_| is_host);
         let cwd = here.unwrap_or_else(|| PathBuf::from("/"));
         let python = self.python.map(|p| cwd.join(p));
-        Request { root, scope, targets: self.targets, python, env, cwd, user: self.user, require: self.require }
+        let live = (scope == Scope::Container).then_some(Live { probe: self.probes, deadline: self.deadline });
+        Request { root, scope, targets: self.targets, python, env, cwd, user: self.user, require: self.require, live }
     }
 }
 
@@ -228,4 +236,17 @@ fn parse_user(text: &str) -> Result<Credentials, String> {
     let (uid, gid) = text.split_once(':').unwrap_or((text, text));
     let number = |t: &str| t.parse::<u32>().map_err(|_| format!("{t:?} is not a number; names are not looked up"));
     Ok(Credentials { uid: number(uid)?, gids: vec![number(gid)?] })
+}
+
+/// `30`, `30s`, `500ms`, `2m`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no duration, such as 10s or 500ms"))?;
+    match unit {
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("{unit:?} is no unit of time; ms, s and m are")),
+    }
 }

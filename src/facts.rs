@@ -43,6 +43,9 @@ pub struct Facts {
     pub image: Image,
     /// The interpreter, for workloads that need one.
     pub python: Option<Observed<Python>>,
+    /// How the probe was started, or why it was not, if anything was to be tried for real.
+    #[serde(default)]
+    pub probe: Option<Observed<String>>,
     /// What was tried, one entry per capability.
     pub subjects: Vec<Subject>,
 }

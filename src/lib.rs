@@ -13,5 +13,6 @@ pub mod image;
 pub mod judge;
 pub mod loader;
 pub mod observe;
+pub mod probe;
 pub mod python;
 pub mod report;

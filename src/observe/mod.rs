@@ -2,6 +2,7 @@
 
 mod features;
 mod import;
+mod live;
 mod scan;
 mod tools;
 
@@ -18,6 +19,8 @@ use crate::loader::{DynamicLoader, Environment, Libc, LoadError, Loader, Process
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Interpreter, Sources};
+
+pub use live::Live;
 
 /// What to examine.
 pub struct Request {
@@ -37,6 +40,8 @@ pub struct Request {
     pub user: Option<Credentials>,
     /// `--require`
     pub require: Vec<String>,
+    /// How things are tried for real; nothing is where only files are judged.
+    pub live: Option<Live>,
 }
 
 /// What cannot be examined at all.
@@ -154,6 +159,7 @@ impl Examination {
         image.env = shown_environment(&self.request.env);
         image.uid = self.request.user.as_ref().map(|u| u.uid);
         let mut subjects = Vec::new();
+        let mut probe = None;
         let modules: Vec<&str> = workload
             .iter()
             .filter_map(|w| match w {
@@ -167,7 +173,7 @@ impl Examination {
         }
         for target in &workload {
             if let Workload::File(path) = target {
-                let (subject, loader) = self.file(path);
+                let (subject, loader) = self.file(path, &mut probe);
                 image.loader = image.loader.or(loader);
                 subjects.push(subject);
             }
@@ -196,6 +202,7 @@ impl Examination {
             },
             image,
             python,
+            probe,
             subjects,
         }
     }
@@ -342,7 +349,7 @@ impl Examination {
     }
 
     /// `load:PATH`: an executable is started, a shared object is loaded by a process of its own.
-    fn file(&self, path: &Path) -> (Subject, Option<LoaderFacts>) {
+    fn file(&self, path: &Path, probe: &mut Option<Observed<String>>) -> (Subject, Option<LoaderFacts>) {
         let mut subject = Subject::new(format!("load:{}", path.display()));
         let (elf, is_static) = match self.rootfs.map(path).map(|(map, _)| Elf::parse(map, Machine::host())) {
             Ok(Ok(elf)) => {
@@ -361,6 +368,10 @@ impl Examination {
                 let fatal: Vec<LoadError> = errors.into_iter().map(as_bound_now).collect();
                 subject.steps.push(exec_step(path, if fatal.is_empty() { Ok(()) } else { Err(fatal) }));
                 subject.mapped = process.map(|p| self.mapped(&p, None)).unwrap_or_default();
+                let is_library = elf.is_some_and(|e| e.interpreter().is_none());
+                if let Some(live) = self.request.live.as_ref().filter(|_| is_library) {
+                    *probe = Some(live::load(live, &self.request, &loader, path, &mut subject));
+                }
                 (subject, Some(loader_facts(&loader)))
             }
             Err((Some(named), _)) => {

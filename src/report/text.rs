@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use colored::{ColoredString, Colorize};
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Observed};
 use crate::finding::{Capability, CheckOutcome, Finding, Report, Severity, Status, Verdict};
 
 /// Longest first line, in bytes: node-problem-detector cuts there.
@@ -28,6 +28,13 @@ pub fn render(facts: &Facts, report: &Report, width: usize, verbose: bool) -> St
     }
     if verbose {
         checks(&mut out, report, width);
+        match &facts.probe {
+            Some(Observed::Seen(way)) => _ = writeln!(out, "\nLoaded for real by {way}."),
+            Some(Observed::Absent(why) | Observed::Failed(why)) => {
+                _ = writeln!(out, "\nNothing was loaded for real: {why}.");
+            }
+            None => {}
+        }
     }
     out
 }

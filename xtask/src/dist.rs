@@ -11,6 +11,8 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 /// Largest shipped file, in bytes.
 const MAX_SIZE: u64 = 2_500_000;
+/// Newest glibc that the probe may ask for.
+const GLIBC: (u32, u32) = (2, 17);
 const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
 
 /// Builds for every architecture into `dist/`, and checks what was built.
@@ -19,23 +21,64 @@ pub fn run() -> anyhow::Result<()> {
     let dist = root.join("dist");
     fs::create_dir_all(&dist)?;
     for arch in ARCHITECTURES {
+        let probe = build_probe(&root, arch)?;
+        check_probe(&probe)?;
         let target = format!("{arch}-unknown-linux-musl");
-        call(Command::new("cargo").current_dir(&root).args([
-            "build",
-            "--release",
-            "--locked",
-            "--bin",
-            "mldoctor",
-            "--target",
-            &target,
-        ]))
-        .with_context(|| format!("is the target installed? rustup target add {target}"))?;
+        let arguments = ["build", "--release", "--locked", "--bin", "mldoctor", "--target", &target];
+        call(Command::new("cargo").current_dir(&root).args(arguments).env("MLDOCTOR_PROBES_BIN", &probe))
+            .with_context(|| format!("is the target installed? rustup target add {target}"))?;
         let built = root.join("target").join(&target).join("release/mldoctor");
         let file = dist.join(format!("mldoctor-{arch}"));
         fs::copy(&built, &file).with_context(|| format!("cannot copy {}", built.display()))?;
         check_file(&file)?;
         check_start(arch, &file)?;
     }
+    Ok(())
+}
+
+/// The probe, linked for the oldest glibc that NVIDIA's libraries run on.
+fn build_probe(root: &Path, arch: &str) -> anyhow::Result<PathBuf> {
+    let target = format!("{arch}-unknown-linux-gnu");
+    let dir = root.join("target/probes");
+    call(
+        Command::new("cargo")
+            .current_dir(root)
+            .args(["zigbuild", "--release", "--locked", "--package", "mldoctor-probes", "--target"])
+            .arg(format!("{target}.{}.{}", GLIBC.0, GLIBC.1))
+            .arg("--target-dir")
+            .arg(&dir),
+    )
+    .with_context(|| format!("is it installed? pip install cargo-zigbuild ziglang; rustup target add {target}"))?;
+    Ok(dir.join(target).join("release/mldoctor-probes"))
+}
+
+/// No version of glibc above the floor, and no library that a small image may lack.
+fn check_probe(file: &Path) -> anyhow::Result<()> {
+    let data = fs::read(file)?;
+    let bad = |e: object::read::Error| anyhow::anyhow!("{}: {e}", file.display());
+    let header = FileHeader64::<LittleEndian>::parse(&*data).map_err(bad)?;
+    let sections = header.sections(LittleEndian, &*data).map_err(bad)?;
+    let (needs, strings) =
+        sections.gnu_verneed(LittleEndian, &*data).map_err(bad)?.context("the probe wants no versions at all")?;
+    let strings = sections.strings(LittleEndian, &*data, strings).map_err(bad)?;
+    let mut needs = needs;
+    while let Some((need, mut versions)) = needs.next().map_err(bad)? {
+        let library = String::from_utf8_lossy(need.file(LittleEndian, strings).map_err(bad)?).into_owned();
+        ensure!(!library.starts_with("libgcc_s"), "the probe needs {library}, which small images lack");
+        while let Some(version) = versions.next().map_err(bad)? {
+            let name = String::from_utf8_lossy(version.name(LittleEndian, strings).map_err(bad)?).into_owned();
+            let numbers = name.strip_prefix("GLIBC_").and_then(|v| {
+                let mut parts = v.split('.').map(str::parse::<u32>);
+                Some((parts.next()?.ok()?, parts.next()?.ok()?))
+            });
+            ensure!(numbers.is_none_or(|n| n <= GLIBC), "the probe needs {name} of {library}");
+        }
+    }
+    let segments = header.program_headers(LittleEndian, &*data).map_err(bad)?;
+    ensure!(
+        segments.iter().any(|s| s.p_type(LittleEndian) == PT_INTERP),
+        "the probe is static: it cannot load anything"
+    );
     Ok(())
 }
 
