@@ -8,9 +8,13 @@ use crate::world::{World, loader_path, may_chroot};
 const GRAPHS: u64 = 1_000;
 
 /// xorshift64*: small, and the same everywhere.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -18,20 +22,20 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    fn pick<'t, T>(&mut self, from: &'t [T]) -> &'t T {
+    pub fn pick<'t, T>(&mut self, from: &'t [T]) -> &'t T {
         &from[self.below(from.len())]
     }
 }
 
-const DIRS: &[&str] =
+pub const DIRS: &[&str] =
     &["/a", "/b", "/c", "/opt/x/lib", "/usr/lib", "/lib", "/lib/glibc-hwcaps/x86-64-v2", "/a/glibc-hwcaps/x86-64-v2"];
 const PATHS: &[&str] =
     &["/a", "/b", "/c", "$ORIGIN", "$ORIGIN/../b", "/nowhere", "/opt/x/lib", "${ORIGIN}/../c", "", "/a/"];
@@ -41,8 +45,9 @@ fn path_list(r: &mut Random) -> String {
     (0..n).map(|_| *r.pick(PATHS)).collect::<Vec<_>>().join(":")
 }
 
-fn build(seed: u64) -> World {
-    let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+/// The tree and the environment that belong to a seed.
+pub fn build(seed: u64) -> World {
+    let mut r = Random::new(seed);
     let mut world = World::new();
     let count = 2 + r.below(7);
     let name = |i: usize| format!("libn{i}.so.1");
@@ -133,11 +138,8 @@ fn build(seed: u64) -> World {
     world
 }
 
-#[test]
-fn a_thousand_random_graphs() {
-    if !may_chroot() {
-        return skip("random graphs need root, to change the root directory");
-    }
+/// Compares for as many seeds; `MLDOCTOR_TEST_SEED` is the first of them.
+pub fn for_each_seed(count: u64, compare: impl Fn(u64) -> Result<(), String> + Sync) {
     let first: u64 = std::env::var("MLDOCTOR_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let next = std::sync::atomic::AtomicU64::new(first);
     let failures = std::sync::Mutex::new(Vec::new());
@@ -146,11 +148,10 @@ fn a_thousand_random_graphs() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= first + GRAPHS {
+                    if seed >= first + count {
                         return;
                     }
-                    let world = build(seed);
-                    if let Err(difference) = world.agree("/bin/main") {
+                    if let Err(difference) = compare(seed) {
                         failures.lock().unwrap().push(format!("MLDOCTOR_TEST_SEED={seed}: {difference}"));
                     }
                 }
@@ -158,11 +159,18 @@ fn a_thousand_random_graphs() {
         }
     });
     let failures = failures.into_inner().unwrap();
-    println!("{GRAPHS} graphs from seed {first}");
     assert!(
         failures.is_empty(),
-        "{} graphs differ:\n{}",
+        "{} of {count} differ:\n{}",
         failures.len(),
         failures.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
     );
+}
+
+#[test]
+fn a_thousand_random_graphs() {
+    if !may_chroot() {
+        return skip("random graphs need root, to change the root directory");
+    }
+    for_each_seed(GRAPHS, |seed| build(seed).agree("/bin/main"));
 }

@@ -165,14 +165,17 @@ impl World {
         Err(message.map_or_else(|| line.split_once(": ").map_or(line, |(_, m)| m), |(_, m)| m).to_owned())
     }
 
-    /// The loader model for this root.
-    pub fn loader(&self) -> Loader {
+    /// The loader model for this root, with more variables than the world has.
+    pub fn loader_with(&self, more: &[(&str, &str)]) -> Loader {
         let rootfs = Rootfs::open_root(self.root()).unwrap();
         let dl = DynamicLoader::read(&rootfs, Path::new(loader_path()), Machine::host()).unwrap();
-        let mut env: mldoctor::loader::Environment =
-            self.env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
-        env.set("LD_BIND_NOW", "1");
+        let own = self.env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
+        let env = own.chain(more.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)))).collect();
         Loader::new(&rootfs, dl, env, PathBuf::from("/"), None)
+    }
+
+    fn loader(&self) -> Loader {
+        self.loader_with(&[("LD_BIND_NOW", "1")])
     }
 
     /// What the model says.
