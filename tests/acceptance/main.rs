@@ -164,6 +164,33 @@ fn compare(at: &Installation, env: &[(&str, String)]) -> Result<(), Failed> {
     }
 }
 
+/// A directory with the shared objects of another release of one of NVIDIA's packages, installed once.
+fn other_release(requirement: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/acceptance").join(requirement);
+    let complete = dir.join("complete");
+    if !complete.exists() {
+        let _ = fs::remove_dir_all(&dir);
+        let arguments = ["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps", "--target"];
+        must(Command::new("python3").args(arguments).arg(&dir).arg(requirement));
+        fs::write(complete, "").unwrap();
+    }
+    let parts = fs::read_dir(dir.join("nvidia")).unwrap().map(|e| e.unwrap().path().join("lib"));
+    parts.into_iter().find(|lib| lib.is_dir()).unwrap()
+}
+
+/// A directory as of a CUDA toolkit in the system: NVIDIA's libraries of the installation, but for those that only
+/// come with PyTorch.
+fn system_cuda(at: &Installation) -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in(&at.dir).unwrap();
+    for library in at.libraries().into_iter().filter(|l| l.starts_with("nvidia")) {
+        let name = library.file_name().unwrap();
+        if !["libcusparseLt", "libnccl", "libcudnn"].iter().any(|l| name.to_string_lossy().starts_with(l)) {
+            fs::hard_link(at.site_packages().join(&library), dir.path().join(name)).unwrap();
+        }
+    }
+    dir
+}
+
 type Run = Box<dyn Fn(&Installation) -> Result<(), Failed> + Send>;
 
 fn trials(at: &Arc<Installation>) -> Vec<Trial> {
@@ -241,6 +268,39 @@ fn trials(at: &Arc<Installation>) -> Vec<Trial> {
         "LD_LIBRARY_PATH with directories that do not exist".into(),
         Box::new(|at| compare(at, &[("LD_LIBRARY_PATH", "/usr/local/nvidia/lib:/usr/local/nvidia/lib64".into())])),
     );
+    // Each with the directory that a wrong LD_LIBRARY_PATH puts in front of the libraries of the wheels.
+    for requirement in
+        ["nvidia-nvjitlink-cu12==12.1.105", "nvidia-nccl-cu12==2.18.1", "nvidia-cusparse-cu12==12.1.0.106"]
+    {
+        trial(
+            format!("{requirement} on LD_LIBRARY_PATH"),
+            Box::new(move |at| {
+                let lib = other_release(requirement);
+                compare(at, &[("LD_LIBRARY_PATH", lib.to_string_lossy().into_owned())])
+            }),
+        );
+    }
+    trial(
+        "a system CUDA on LD_LIBRARY_PATH".into(),
+        Box::new(|at| {
+            let dir = system_cuda(at);
+            compare(at, &[("LD_LIBRARY_PATH", dir.path().to_string_lossy().into_owned())])
+        }),
+    );
+    for library in at.libraries() {
+        let name = library.file_name().unwrap().to_string_lossy().into_owned();
+        if !["libcusparseLt", "libnccl", "libcudnn.", "libcublas."].iter().any(|l| name.starts_with(l)) {
+            continue;
+        }
+        trial(
+            format!("a system CUDA on LD_LIBRARY_PATH, without {}", library.display()),
+            Box::new(move |at| {
+                let dir = system_cuda(at);
+                let _change = Change::take_away(at.site_packages().join(&library));
+                compare(at, &[("LD_LIBRARY_PATH", dir.path().to_string_lossy().into_owned())])
+            }),
+        );
+    }
     trials
 }
 
