@@ -558,7 +558,7 @@ impl Elf {
         let end = match (self.dynamic.gnu, self.dynamic.sysv) {
             (Some(gnu), _) if !self.gnu_hash_is_empty(&gnu) => gnu.symbol_base,
             (_, Some(sysv)) => sysv.chains,
-            _ => self.relocations().map(|(symbol, _)| symbol + 1).max().unwrap_or(0),
+            _ => self.relocations().map(|(symbol, _)| symbol.saturating_add(1)).max().unwrap_or(0),
         };
         let fit = self.map.len().saturating_sub(self.dynamic.symtab) / SYMBOL_SIZE;
         1..end.min(u32::try_from(fit).unwrap_or(u32::MAX)).max(1)
@@ -574,7 +574,7 @@ impl Elf {
             return None;
         }
         let at = self.dynamic.symtab.checked_add(index as usize * SYMBOL_SIZE)?;
-        let raw: &[u8; SYMBOL_SIZE] = self.map.get(at..at + SYMBOL_SIZE)?.try_into().ok()?;
+        let raw: &[u8; SYMBOL_SIZE] = self.map.get(at..)?.first_chunk()?;
         Some(Symbol {
             name: u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]),
             info: raw[4],

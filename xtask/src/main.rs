@@ -1,5 +1,8 @@
 //! Tasks of the project that cargo has no command for.
 
+#![allow(clippy::print_stdout, reason = "a task of a developer answers on the terminal")]
+
+mod bench;
 mod dist;
 
 use clap::Parser;
@@ -9,10 +12,20 @@ use clap::Parser;
 enum Task {
     /// Build what is shipped, and check it
     Dist,
+    /// Time a check beside what it stands for; only the ratios count
+    Bench {
+        /// Interpreter of a PyTorch; the one of the acceptance tests where none is named
+        #[arg(long)]
+        python: Option<std::path::PathBuf>,
+        /// How often each command runs
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Dist => dist::run(),
+        Task::Bench { python, rounds } => bench::run(python, rounds),
     }
 }
