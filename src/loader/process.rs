@@ -619,7 +619,9 @@ impl<'l> Process<'l> {
         }
     }
 
-    /// `_dl_sort_maps_dfs` (glibc 2.35 and later): the closure, dependents before their dependencies.
+    /// `_dl_sort_maps_dfs` (glibc 2.35 and later): the closure, dependents before their dependencies. The root comes
+    /// first even where a circle leads back to it (`force_first`, in all maintained releases; so did the algorithm of
+    /// earlier ones).
     fn sorted(&self, root: ObjectId) -> Vec<ObjectId> {
         let maps = &self.objects[root.0].dependencies;
         let mut visited = vec![false; self.objects.len()];
@@ -647,6 +649,9 @@ impl<'l> Process<'l> {
             }
         }
         postorder.reverse();
+        if let Some(at) = postorder.iter().position(|id| *id == root) {
+            postorder[..=at].rotate_right(1);
+        }
         postorder
     }
 }
