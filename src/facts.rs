@@ -3,6 +3,8 @@
 //! Facts can be written to a file and judged elsewhere (`mldoctor facts`, `check --facts`), so a broken node's facts
 //! are a regression test. Paths are those inside the image. Nothing here is an opinion.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::loader::LoadError;
@@ -86,7 +88,15 @@ pub struct Image {
     pub env: Vec<(String, String)>,
     /// The user that the workload runs as.
     pub uid: Option<u32>,
-    /// Files in the image with the names of driver libraries.
+    /// What lies in the directories of libraries.
+    #[serde(flatten)]
+    pub libraries: Libraries,
+}
+
+/// What lies in the directories that a loader or a framework searches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Libraries {
+    /// Files with the names of driver libraries.
     pub driver_files: Vec<DriverFile>,
     /// Copies of NVIDIA's libraries, by SONAME.
     pub cuda_copies: Vec<LibraryCopy>,
@@ -94,6 +104,19 @@ pub struct Image {
     pub broken_links: Vec<BrokenLink>,
     /// Whether the scan for the three lists above was cut short, and why.
     pub scan_cut: Option<String>,
+}
+
+impl Libraries {
+    /// Marks what something that was tried has mapped.
+    pub fn mark_used(&mut self, subjects: &[Subject]) {
+        let mapped: BTreeSet<&str> = subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str()).collect();
+        for copy in &mut self.cuda_copies {
+            copy.used = mapped.contains(copy.path.as_str());
+        }
+        for file in &mut self.driver_files {
+            file.used = mapped.contains(file.path.as_str());
+        }
+    }
 }
 
 /// From `os-release`.
@@ -129,8 +152,8 @@ pub struct DriverFile {
     pub size: u64,
     /// Whether it was mounted into the container rather than being part of the image.
     pub mounted: bool,
-    /// Where a workload's search would find it, if it would: the rule.
-    pub reached: Option<String>,
+    /// Whether something that was tried has mapped it.
+    pub used: bool,
 }
 
 /// What a file with the name of a driver library is.

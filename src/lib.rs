@@ -13,6 +13,7 @@ pub mod image;
 pub mod judge;
 pub mod loader;
 pub mod observe;
+mod parallel;
 pub mod probe;
 pub mod python;
 pub mod report;

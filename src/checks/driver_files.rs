@@ -13,7 +13,7 @@ pub static EMPTY: Check = Check { ids: &["drv-empty-placeholder"], rule: Rule::S
 pub static STUB: Check = Check { ids: &["ver-stub-34"], rule: Rule::Survey(stub) };
 
 fn of_kind(facts: &Facts, kind: DriverFileKind) -> impl Iterator<Item = &DriverFile> {
-    facts.image.driver_files.iter().filter(move |f| f.kind == kind && !f.mounted)
+    facts.image.libraries.driver_files.iter().filter(move |f| f.kind == kind && !f.mounted)
 }
 
 fn baked(facts: &Facts) -> Surveyed {
@@ -69,7 +69,7 @@ fn stub(facts: &Facts) -> Surveyed {
             let listed = on_path.contains(&dir);
             let in_stubs = f.path.contains("/stubs/");
             // Outside a directory of stubs it stands where libraries are searched for.
-            if !(listed || f.reached.is_some() || !in_stubs) || !f.path.contains("libcuda.so") {
+            if !(listed || f.used || !in_stubs) || !f.path.contains("libcuda.so") {
                 return None;
             }
             let why = if listed { "its directory is on LD_LIBRARY_PATH" } else { "it stands among the libraries" };

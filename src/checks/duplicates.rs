@@ -19,7 +19,7 @@ fn is_wheel(path: &str) -> bool {
 
 fn cuda(facts: &Facts) -> Surveyed {
     let mut by_soname: BTreeMap<&str, Vec<&LibraryCopy>> = BTreeMap::new();
-    for copy in &facts.image.cuda_copies {
+    for copy in &facts.image.libraries.cuda_copies {
         by_soname.entry(&copy.soname).or_default().push(copy);
     }
     let unused: Vec<&LibraryCopy> = by_soname

@@ -71,7 +71,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
         };
         found = found.proof("searched", format!("{}: {why}", place.path), Some(place.via.clone()));
     }
-    let elsewhere = facts.image.cuda_copies.iter().find(|c| c.soname == *name);
+    let elsewhere = facts.image.libraries.cuda_copies.iter().find(|c| c.soname == *name);
     if let Some(copy) = elsewhere {
         found = found.proof("there is", &copy.path, Some("not on any path searched".into()));
     }

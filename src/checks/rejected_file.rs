@@ -90,6 +90,7 @@ fn broken_links(facts: &Facts) -> Surveyed {
         .collect();
     let findings = facts
         .image
+        .libraries
         .broken_links
         .iter()
         // A development link without its library is what a slim image is expected to hold.

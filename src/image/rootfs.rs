@@ -10,13 +10,13 @@
 //! `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)` where the kernel has that call, so that a tree that changes under
 //! our hands cannot redirect us either, and with `openat(O_NOFOLLOW)` where it has not (before 5.6, gVisor).
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use rustc_hash::FxHashMap;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -169,7 +169,7 @@ struct Inner {
     /// Whether the root is the process's own `/`.
     is_host: bool,
     /// Directory path as asked → directory path without links.
-    dirs: Mutex<HashMap<PathBuf, Result<PathBuf, FileError>>>,
+    dirs: Mutex<FxHashMap<PathBuf, Result<PathBuf, FileError>>>,
 }
 
 impl Rootfs {
@@ -184,7 +184,7 @@ impl Rootfs {
                 outside: root.to_owned(),
                 is_host: root == Path::new("/"),
                 root: fd,
-                dirs: Mutex::new(HashMap::new()),
+                dirs: Mutex::new(FxHashMap::default()),
             }),
         })
     }
@@ -296,25 +296,29 @@ impl Rootfs {
     /// # Errors
     /// As [`Rootfs::open`]; [`FileError::TooLarge`] beyond the limit.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+        let mut data = Vec::new();
+        self.read_into(path, limit, &mut data)?;
+        Ok(data)
+    }
+
+    fn read_into(&self, path: &Path, limit: u64, data: &mut Vec<u8>) -> Result<(), FileError> {
         let (fd, stat) = self.open(path)?;
-        if stat.size > limit {
-            return Err(FileError::TooLarge);
-        }
-        // Files below /proc have size 0: read until the end, but never more than the limit.
-        let size = stat.size as usize;
-        let mut data = Vec::with_capacity(if size == 0 { 4096 } else { size });
-        loop {
-            if data.len() == data.capacity() {
-                data.reserve(64 * 1024);
-            }
-            match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut data)) {
-                Ok(0) => return Ok(data),
-                Ok(_) if size > 0 && data.len() == size => return Ok(data),
-                Ok(_) if data.len() as u64 > limit => return Err(FileError::TooLarge),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+        read_all(&fd, stat, limit, data)
+    }
+
+    /// Reads the regular file `name` of a directory whose path holds no link, as [`Rootfs::canonicalize`] gives it, into
+    /// `data`. Saves looking at each part of the path where many files of one directory are read.
+    ///
+    /// # Errors
+    /// As [`Rootfs::read`].
+    pub fn read_in(&self, dir: &Path, name: &str, limit: u64, data: &mut Vec<u8>) -> Result<(), FileError> {
+        let path = dir.join(name);
+        let fd = match self.open_at(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+            Err(FileError::Loop) => return self.read_into(&path, limit, data), // It is a link.
+            opened => opened?,
+        };
+        let stat = Stat::from(rustix::fs::fstat(&fd)?);
+        if stat.is_file() { read_all(&fd, stat, limit, data) } else { Err(FileError::Special) }
     }
 
     /// Reads a file as text; bytes that are not UTF-8 are replaced.
@@ -469,8 +473,30 @@ impl Rootfs {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Result<PathBuf, FileError>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<PathBuf, Result<PathBuf, FileError>>> {
         self.inner.dirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn read_all(fd: &OwnedFd, stat: Stat, limit: u64, data: &mut Vec<u8>) -> Result<(), FileError> {
+    if stat.size > limit {
+        return Err(FileError::TooLarge);
+    }
+    // Files below /proc have size 0: read until the end, but never more than the limit.
+    let size = stat.size as usize;
+    data.clear();
+    data.reserve(if size == 0 { 4096 } else { size });
+    loop {
+        if data.len() == data.capacity() {
+            data.reserve(64 * 1024);
+        }
+        match rustix::io::read(fd, rustix::buffer::spare_capacity(data)) {
+            Ok(0) => return Ok(()),
+            Ok(_) if size > 0 && data.len() >= size => return Ok(()),
+            Ok(_) if data.len() as u64 > limit => return Err(FileError::TooLarge),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
 }
 

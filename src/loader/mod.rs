@@ -22,15 +22,16 @@ pub use search::Environment;
 pub use store::{ElfFile, ElfStore, Opened};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::image::{Credentials, Rootfs};
 
 /// One dynamic loader over one file system, environment and user.
 pub struct Loader {
     pub(crate) rootfs: Rootfs,
-    pub(crate) store: ElfStore,
+    pub(crate) store: Arc<ElfStore>,
     pub(crate) dl: DynamicLoader,
-    pub(crate) cache: Option<Cache>,
+    pub(crate) cache: Option<Arc<Cache>>,
     pub(crate) env: Environment,
     pub(crate) cwd: PathBuf,
 }
@@ -39,9 +40,21 @@ impl Loader {
     /// The loader `dl` as it would run in `rootfs` with `env` and the working directory `cwd`, for `user`.
     pub fn new(rootfs: &Rootfs, dl: DynamicLoader, env: Environment, cwd: PathBuf, user: Option<Credentials>) -> Self {
         let cache = dl.cache_path().and_then(|path| rootfs.read(path, MAX_CACHE).ok());
-        let cache = cache.and_then(|data| Cache::parse(data, dl.machine()));
-        let store = ElfStore::new(rootfs.clone(), dl.machine(), user);
+        let cache = cache.and_then(|data| Cache::parse(data, dl.machine())).map(Arc::new);
+        let store = Arc::new(ElfStore::new(rootfs.clone(), dl.machine(), user));
         Self { rootfs: rootfs.clone(), store, dl, cache, env, cwd }
+    }
+
+    /// The same loader with another environment. What was read of the files is shared.
+    pub fn in_environment(&self, env: Environment) -> Self {
+        Self {
+            rootfs: self.rootfs.clone(),
+            store: Arc::clone(&self.store),
+            dl: self.dl.clone(),
+            cache: self.cache.clone(),
+            env,
+            cwd: self.cwd.clone(),
+        }
     }
 
     /// The loader itself.

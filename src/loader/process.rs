@@ -5,11 +5,12 @@
 //! `dl_open_worker_begin` (`elf/dl-open.c`). The real loader stops at the first error; here everything that is wrong
 //! is collected, in the order in which the real one would meet it, so that the first is the message that a user sees.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::Loader;
 use super::error::LoadError;
@@ -164,14 +165,17 @@ impl Failure {
 #[derive(Clone)]
 pub struct Process<'l> {
     pub(super) loader: &'l Loader,
-    pub(super) objects: Vec<Object>,
+    /// Shared between the copies of a process, until one of them changes an object.
+    pub(super) objects: Vec<Arc<Object>>,
     /// The global scope.
     pub(super) global: Vec<ObjectId>,
     /// Names that objects were asked for, and their paths (`l_libname`, `l_name`).
-    names: HashMap<OsString, ObjectId>,
+    names: FxHashMap<Arc<OsStr>, ObjectId>,
     /// SONAMEs, which a search asks for too, but the versions of symbols do not.
-    sonames: HashMap<OsString, ObjectId>,
-    files: HashMap<FileId, ObjectId>,
+    sonames: FxHashMap<Arc<OsStr>, ObjectId>,
+    files: FxHashMap<FileId, ObjectId>,
+    /// Names that the running `dlopen` gave to objects (`add_name_to_object`), up to its first error.
+    given: Vec<(Arc<OsStr>, ObjectId)>,
     /// Problems that do not keep the process from starting, such as a library in `LD_PRELOAD` that is not there.
     pub preload_errors: Vec<LoadError>,
 }
@@ -200,21 +204,22 @@ impl<'l> Process<'l> {
             loader,
             objects: Vec::new(),
             global: Vec::new(),
-            names: HashMap::new(),
-            sonames: HashMap::new(),
-            files: HashMap::new(),
+            names: FxHashMap::default(),
+            sonames: FxHashMap::default(),
+            files: FxHashMap::default(),
+            given: Vec::new(),
             preload_errors: Vec::new(),
         };
         // The kernel resolves links before it maps a program, so `$ORIGIN` is that of the real file.
         let real = loader.rootfs.canonicalize(program).unwrap_or_else(|_| program.to_owned());
         let main = process.add(file, program.to_owned(), OsStr::new(""), Via::Program, None, None);
-        process.objects[main.0].origin = real.parent().unwrap_or(Path::new("/")).to_owned();
+        process.object_mut(main).origin = real.parent().unwrap_or(Path::new("/")).to_owned();
         if let Opened::Elf(rtld) = loader.store.open(loader.dl.path()) {
             let path = loader.dl.path().to_owned();
             let name = path.clone().into_os_string();
             let rtld = process.add(rtld, path, &name, Via::Interpreter, None, None);
             // It relocates itself, and has no dependencies of its own.
-            let rtld = &mut process.objects[rtld.0];
+            let rtld = process.object_mut(rtld);
             (rtld.resolved, rtld.versions_checked, rtld.relocated) = (true, true, true);
         }
         let preloads = process.preload(main);
@@ -243,12 +248,16 @@ impl<'l> Process<'l> {
             let after = place.and_then(|p| order.iter().position(|&i| i == p.0));
             order.insert(after.map_or(order.len(), |a| a + 1), r);
         }
-        order.into_iter().map(|i| (ObjectId(i), &self.objects[i]))
+        order.into_iter().map(|i| (ObjectId(i), &*self.objects[i]))
     }
 
     /// An object.
     pub fn object(&self, id: ObjectId) -> &Object {
         &self.objects[id.0]
+    }
+
+    fn object_mut(&mut self, id: ObjectId) -> &mut Object {
+        Arc::make_mut(&mut self.objects[id.0])
     }
 
     /// The mapped object that a file name would be answered with.
@@ -262,18 +271,24 @@ impl<'l> Process<'l> {
         self.files.get(&id).copied()
     }
 
-    /// `dlopen(name, mode)` called from code in `caller`. A failed call leaves the process as it was.
+    /// `dlopen(name, mode)` called from code in `caller`. A failed call leaves nothing mapped.
     ///
     /// # Errors
     /// Everything that is wrong, first what `dlerror` would say.
     pub fn dlopen(&mut self, name: &OsStr, caller: ObjectId, mode: Mode) -> Result<ObjectId, Failure> {
-        let before = self.clone();
         let mut errors = Vec::new();
+        self.given.clear();
+        let before = self.clone();
         let outcome = self.dlopen_collecting(name, caller, mode, &mut errors);
         match outcome {
             Some(root) if !errors.iter().any(LoadError::is_fatal) => Ok(root),
             _ => {
-                *self = before;
+                let after = std::mem::replace(self, before);
+                // What it mapped is unmapped again, but objects that stay also keep the names that it gave them.
+                let count = self.objects.len();
+                for (name, id) in after.given.into_iter().filter(|(_, id)| id.0 < count) {
+                    self.give(&name, id);
+                }
                 Err(Failure { errors })
             }
         }
@@ -309,9 +324,8 @@ impl<'l> Process<'l> {
             let list = self.objects[root.0].searchlist.clone().unwrap_or_default();
             self.check_versions(&list, errors);
             for &id in &list {
-                let object = &mut self.objects[id.0];
-                if !object.scopes.contains(&root) {
-                    object.scopes.push(root);
+                if !self.objects[id.0].scopes.contains(&root) {
+                    self.object_mut(id).scopes.push(root);
                 }
             }
             let now = mode.now || self.loader.env.non_empty("LD_BIND_NOW").is_some();
@@ -356,14 +370,14 @@ impl<'l> Process<'l> {
         let origin = absolute.parent().unwrap_or(Path::new("/")).to_owned();
         for known in [name, path.as_os_str()] {
             if !known.is_empty() {
-                self.names.entry(known.to_owned()).or_insert(id);
+                self.names.entry(known.into()).or_insert(id);
             }
         }
         if let Some(soname) = file.elf.soname() {
-            self.sonames.entry(soname.to_owned()).or_insert(id);
+            self.sonames.entry(soname.into()).or_insert(id);
         }
         self.files.entry(file.id).or_insert(id);
-        self.objects.push(Object {
+        self.objects.push(Arc::new(Object {
             file,
             path,
             via,
@@ -379,8 +393,17 @@ impl<'l> Process<'l> {
             resolved: false,
             versions_checked: false,
             relocated: false,
-        });
+        }));
         id
+    }
+
+    /// A name is answered with the first object of the link map that has it.
+    fn give(&mut self, name: &OsStr, id: ObjectId) {
+        if self.names.get(name).is_none_or(|known| *known > id) {
+            let name: Arc<OsStr> = name.into();
+            self.names.insert(Arc::clone(&name), id);
+            self.given.push((name, id));
+        }
     }
 
     /// `_dl_map_object`: the object that `name` stands for, mapped now if need be. `loader` is what a new object
@@ -392,7 +415,7 @@ impl<'l> Process<'l> {
         loader: Option<ObjectId>,
     ) -> Result<(ObjectId, Via, Option<ObjectId>), LoadError> {
         if let Some(known) = self.loaded(name) {
-            self.names.entry(name.to_owned()).or_insert(known);
+            self.give(name, known);
             return Ok((known, Via::Loaded, None));
         }
         if self.loader.dl.is_musl()
@@ -439,11 +462,10 @@ impl<'l> Process<'l> {
                 });
             }
         };
-        if let Some(&known) = self.files.get(&file.id) {
+        if let Some(known) = self.loaded_file(file.id) {
             // The same file under another name: it gets that name too.
-            self.objects[known.0].names.push(name.to_owned());
-            let lowest = self.names.entry(name.to_owned()).or_insert(known);
-            *lowest = (*lowest).min(known);
+            self.object_mut(known).names.push(name.to_owned());
+            self.give(name, known);
             return Ok((known, via, by));
         }
         if let Err(error) = reject_segments(&file) {
@@ -465,7 +487,7 @@ impl<'l> Process<'l> {
             });
         }
         let id = self.add(file, path, name, via, by, Some(requester));
-        self.objects[id.0].loader = loader;
+        self.object_mut(id).loader = loader;
         Ok((id, via, by))
     }
 
@@ -487,7 +509,7 @@ impl<'l> Process<'l> {
         for name in names {
             match self.map(&name, main, Some(main)) {
                 Ok((id, ..)) => {
-                    self.objects[id.0].via = Via::LdPreload;
+                    self.object_mut(id).via = Via::LdPreload;
                     loaded.push(id);
                 }
                 Err(e) => self.preload_errors.push(e),
@@ -505,6 +527,7 @@ impl<'l> Process<'l> {
             }
         }
         let mut first_open = 0;
+        let mut given_at_error = None;
         while let Some(at) = (first_open..list.len()).find(|&i| !list[i].1) {
             first_open = at;
             let mut at = at;
@@ -546,33 +569,35 @@ impl<'l> Process<'l> {
                     }
                     Err(_) if matches!(dependency, Dependency::Auxiliary(_)) => {}
                     Err(e) => {
+                        given_at_error.get_or_insert(self.given.len());
                         if !self.objects[asking.0].resolved && !errors.contains(&e) {
                             errors.push(e);
                         }
                     }
                 }
             }
-            let object = &mut self.objects[asking.0];
-            if !object.resolved {
+            if !self.objects[asking.0].resolved {
+                let object = self.object_mut(asking);
                 object.resolved = true;
                 object.edges = edges;
                 object.dependencies = std::iter::once(asking).chain(needed).collect();
             }
         }
+        // The real loader would not have come further.
+        self.given.truncate(given_at_error.unwrap_or(usize::MAX));
         let searchlist: Vec<ObjectId> = list.into_iter().map(|(id, _)| id).collect();
         let mut order = vec![root];
         order.extend(searchlist.iter().copied().filter(|id| *id != root));
-        self.objects[root.0].dependencies = order;
+        self.object_mut(root).dependencies = order;
         for &id in &searchlist {
             // New objects see the scope of what brought them; program start has the global scope alone.
-            if self.objects[id.0].loader.is_some() || id == root {
-                let object = &mut self.objects[id.0];
-                if root != ObjectId(0) && !object.scopes.contains(&root) && !object.relocated {
-                    object.scopes.push(root);
-                }
+            let object = &self.objects[id.0];
+            let is_new = (object.loader.is_some() || id == root) && !object.relocated;
+            if is_new && root != ObjectId(0) && !object.scopes.contains(&root) {
+                self.object_mut(id).scopes.push(root);
             }
         }
-        self.objects[root.0].searchlist = Some(searchlist);
+        self.object_mut(root).searchlist = Some(searchlist);
     }
 
     /// `_dl_check_map_versions` for objects whose versions were not checked yet.
@@ -581,9 +606,10 @@ impl<'l> Process<'l> {
             return; // musl ignores symbol versions.
         }
         for &id in ids {
-            if std::mem::replace(&mut self.objects[id.0].versions_checked, true) {
+            if self.objects[id.0].versions_checked {
                 continue;
             }
+            self.object_mut(id).versions_checked = true;
             let file = Arc::clone(&self.objects[id.0].file);
             for need in file.elf.version_needs() {
                 let Some(provider) = self.find_needed(need.file) else { continue };
@@ -615,7 +641,7 @@ impl<'l> Process<'l> {
             self.sorted(root).into_iter().rev().filter(|id| !self.objects[id.0].relocated).collect();
         errors.extend(self.unbound(&new, now));
         for id in new {
-            self.objects[id.0].relocated = true;
+            self.object_mut(id).relocated = true;
         }
     }
 

@@ -257,7 +257,9 @@ impl Process<'_> {
             Opened::Failed(e) => {
                 state.errno = e;
                 match e {
-                    FileError::NotFound if self.loader.rootfs.symlink_stat(&absolute).is_ok() => {
+                    FileError::NotFound
+                        if state.record.is_some() && self.loader.rootfs.symlink_stat(&absolute).is_ok() =>
+                    {
                         SearchedWhy::DanglingLink
                     }
                     FileError::NotFound => SearchedWhy::NotThere,

@@ -1,8 +1,9 @@
 //! Every ELF file that was opened, once: the same file may be reached under many names.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+
+use rustc_hash::FxHashMap;
 
 use crate::image::elf::{Elf, HeaderError, Machine, VersionNames};
 use crate::image::{Credentials, FileError, FileId, Rootfs};
@@ -48,9 +49,9 @@ pub struct ElfStore {
     rootfs: Rootfs,
     machine: Machine,
     user: Option<Credentials>,
-    by_path: Mutex<HashMap<PathBuf, Opened>>,
-    by_id: Mutex<HashMap<FileId, Opened>>,
-    dirs: Mutex<HashMap<PathBuf, bool>>,
+    by_path: Mutex<FxHashMap<PathBuf, Opened>>,
+    by_id: Mutex<FxHashMap<FileId, Opened>>,
+    dirs: Mutex<FxHashMap<PathBuf, bool>>,
 }
 
 impl ElfStore {

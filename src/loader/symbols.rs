@@ -12,6 +12,7 @@ use super::error::LoadError;
 use super::process::{ObjectId, Process};
 use super::store::ElfFile;
 use crate::image::elf::Name;
+use crate::parallel;
 
 /// Symbols below which a second thread costs more than it saves.
 const WORTH_A_THREAD: u32 = 2_000;
@@ -20,28 +21,10 @@ impl Process<'_> {
     /// References in `objects` that no definition in their scope satisfies, in the order of relocation.
     pub(super) fn unbound(&self, objects: &[ObjectId], now: bool) -> Vec<LoadError> {
         let work: u32 = objects.iter().map(|id| self.objects[id.0].file.elf.unhashed_symbols().len() as u32).sum();
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
-        if work < WORTH_A_THREAD || threads < 2 {
+        if work < WORTH_A_THREAD {
             return objects.iter().flat_map(|&id| self.unbound_in(id, now)).collect();
         }
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let mut found: Vec<(usize, Vec<LoadError>)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut mine = Vec::new();
-                        loop {
-                            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                            let Some(&id) = objects.get(i) else { return mine };
-                            mine.push((i, self.unbound_in(id, now)));
-                        }
-                    })
-                })
-                .collect();
-            workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
-        });
-        found.sort_by_key(|(i, _)| *i);
-        found.into_iter().flat_map(|(_, errors)| errors).collect()
+        parallel::map(objects, |&id| self.unbound_in(id, now)).into_iter().flatten().collect()
     }
 
     /// The objects that a lookup on behalf of `id` goes through.

@@ -6,6 +6,7 @@ use super::{Examination, tools};
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, Open, torch::Torch};
 use crate::loader::{LoadError, Mode, ObjectId, Process};
+use crate::parallel;
 use crate::python::Interpreter;
 
 /// Tries every part of the framework that is imported as `module`.
@@ -25,39 +26,35 @@ pub fn features(
         .as_ref()
         .and_then(|e| Torch::installed(&examination.rootfs, &examination.sys_path.entries, Path::new(e)));
     let cuda = torch.as_ref().and_then(|t| t.cuda.clone());
-    framework
-        .feature
-        .iter()
-        .map(|feature| {
-            let mut subject = Subject::new(&feature.id);
-            subject.needs = Some(import.capability.clone());
-            let mut process = process.clone();
-            if extension.is_none() {
-                subject.unknown = Some(format!("import {module} does not come that far"));
-            } else if let Some(lacking) = feature.linked.iter().find(|l| find(&process, l).is_none()) {
-                subject.not_applicable = Some(format!("this build of {module} does not use {lacking}"));
-            } else if feature.tools.is_empty() && cuda.is_none() {
-                subject.not_applicable = Some(format!("this build of {module} has no CUDA"));
-            } else {
-                for library in &feature.linked {
-                    if let Some(id) = find(&process, library) {
-                        let path = process.object(id).display();
-                        subject.steps.push(step(library, "the import", StepOutcome::Ok(path), false));
-                    }
-                }
-                for open in &feature.opens {
-                    if let Some(step) = opens(open, &mut process, cuda.as_deref()) {
-                        subject.steps.push(step);
-                    }
-                }
-                imports(examination, python, feature, &mut process, &mut subject);
-                for tool in &feature.tools {
-                    subject.steps.extend(tools::find(examination, python, tool));
+    parallel::map(&framework.feature, |feature| {
+        let mut subject = Subject::new(&feature.id);
+        subject.needs = Some(import.capability.clone());
+        let mut process = process.clone();
+        if extension.is_none() {
+            subject.unknown = Some(format!("import {module} does not come that far"));
+        } else if let Some(lacking) = feature.linked.iter().find(|l| find(&process, l).is_none()) {
+            subject.not_applicable = Some(format!("this build of {module} does not use {lacking}"));
+        } else if feature.tools.is_empty() && cuda.is_none() {
+            subject.not_applicable = Some(format!("this build of {module} has no CUDA"));
+        } else {
+            for library in &feature.linked {
+                if let Some(id) = find(&process, library) {
+                    let path = process.object(id).display();
+                    subject.steps.push(step(library, "the import", StepOutcome::Ok(path), false));
                 }
             }
-            subject
-        })
-        .collect()
+            for open in &feature.opens {
+                if let Some(step) = opens(open, &mut process, cuda.as_deref()) {
+                    subject.steps.push(step);
+                }
+            }
+            imports(examination, python, feature, &mut process, &mut subject);
+            for tool in &feature.tools {
+                subject.steps.extend(tools::find(examination, python, tool));
+            }
+        }
+        subject
+    })
 }
 
 /// The mapped object that is `library`, named without its version.

@@ -1,15 +1,16 @@
 //! One `import` in one process: the import system asks, the loader answers.
 
-use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Examination;
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
 use crate::image::elf::Name;
 use crate::loader::{Mode, ObjectId, Process};
-use crate::python::imports::{Extension, Miss, Site, Sources, World};
-use crate::python::{Importer, Interpreter, Raised};
+use crate::python::imports::{Extension, Miss, Site, World};
+use crate::python::{Directory, Finder, Importer, Interpreter, Raised};
 
 /// Times an import is tried again, as if what broke it were mended, to find what else is wrong.
 const MAX_ROUNDS: usize = 24;
@@ -26,44 +27,46 @@ const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
 pub struct Run<'e> {
     examination: &'e Examination,
     python: &'e Interpreter,
-    sources: &'e mut Sources,
-    /// Shared objects that RECORD files list, by the entry of `sys.path`.
-    records: HashMap<PathBuf, HashSet<PathBuf>>,
+    finder: &'e Finder<'e>,
+    /// What RECORD files list, by the entry of `sys.path`.
+    records: FxHashMap<PathBuf, Listed>,
 }
+
+/// Names of shared objects, by their directory.
+type Listed = FxHashMap<PathBuf, FxHashSet<String>>;
 
 struct Round<'r, 'l, 'e> {
     run: &'r mut Records<'e>,
     process: &'r mut Process<'l>,
     steps: Vec<Step>,
     /// Extension modules and modules that count as mended.
-    assumed: &'r HashSet<String>,
+    assumed: &'r FxHashSet<String>,
 }
 
 struct Records<'e> {
     examination: &'e Examination,
     python: &'e Interpreter,
-    records: &'e mut HashMap<PathBuf, HashSet<PathBuf>>,
+    records: &'e mut FxHashMap<PathBuf, Listed>,
 }
 
 impl<'e> Run<'e> {
     /// A run of `python`.
-    pub fn new(examination: &'e Examination, python: &'e Interpreter, sources: &'e mut Sources) -> Self {
-        Self { examination, python, sources, records: HashMap::new() }
+    pub fn new(examination: &'e Examination, python: &'e Interpreter, finder: &'e Finder<'e>) -> Self {
+        Self { examination, python, finder, records: FxHashMap::default() }
     }
 
     /// Imports `module` into `process`. What fails is assumed to be mended, until the import comes to its end.
     pub fn import(&mut self, module: &str, process: &mut Process<'_>) -> Subject {
         let mut subject = Subject::new(format!("import:{module}"));
         let start = process.clone();
-        let mut assumed: HashSet<String> = HashSet::new();
+        let mut assumed: FxHashSet<String> = FxHashSet::default();
         let mut broken: Vec<Step> = Vec::new();
         for _ in 0..MAX_ROUNDS {
             *process = start.clone();
             let mut records =
                 Records { examination: self.examination, python: self.python, records: &mut self.records };
             let mut round = Round { run: &mut records, process, steps: Vec::new(), assumed: &assumed };
-            let path = &self.examination.sys_path.entries;
-            let mut importer = Importer::new(&self.examination.rootfs, self.python, path, self.sources, &mut round);
+            let mut importer = Importer::new(self.python, self.finder, &mut round);
             let outcome = importer.import(module);
             let trace = importer.finish();
             let mut steps = round.steps;
@@ -246,25 +249,21 @@ impl World for Round<'_, '_, '_> {
         })
     }
 
-    fn is_lost(&mut self, _module: &str, package: &Path, stem: &str) -> bool {
-        let suffixes = &self.run.python.suffixes;
-        let rootfs = &self.run.examination.rootfs;
+    fn is_lost(&mut self, package: &Directory, stem: &str) -> bool {
         // A file for another interpreter under the module's name says that the module is meant to be one.
-        let prefix = format!("{stem}.");
-        let other = rootfs.read_dir(package).unwrap_or_default().iter().any(|e| {
-            e.name
-                .to_str()
-                .and_then(|n| n.strip_prefix(&prefix))
-                .is_some_and(|rest| (rest.starts_with("cpython-") || rest.starts_with("pypy")) && rest.ends_with(".so"))
+        let other = package.libraries.iter().any(|name| {
+            name.strip_prefix(stem)
+                .and_then(|rest| rest.strip_prefix('.'))
+                .is_some_and(|rest| rest.starts_with("cpython-") || rest.starts_with("pypy"))
         });
         if other {
             return true;
         }
-        let Some(entry) = self.run.examination.sys_path.entries.iter().find(|e| package.starts_with(e)).cloned() else {
-            return false;
-        };
-        let listed = self.run.listed(&entry);
-        suffixes.iter().any(|s| listed.contains(&package.join(format!("{stem}{s}"))))
+        let entries = &self.run.examination.sys_path.entries;
+        let Some(entry) = entries.iter().find(|e| package.path.starts_with(e)) else { return false };
+        let suffixes = &self.run.python.suffixes;
+        let Some(listed) = self.run.listed(entry).get(&package.path) else { return false };
+        suffixes.iter().any(|s| listed.contains(&format!("{stem}{s}")))
     }
 
     fn is_assumed(&self, module: &str) -> bool {
@@ -274,16 +273,17 @@ impl World for Round<'_, '_, '_> {
 
 impl Records<'_> {
     /// Shared objects that the RECORD files of one entry of `sys.path` list.
-    fn listed(&mut self, entry: &Path) -> &HashSet<PathBuf> {
+    fn listed(&mut self, entry: &Path) -> &Listed {
         let examination = self.examination;
         self.records.entry(entry.to_owned()).or_insert_with(|| {
-            examination
-                .installed
-                .iter()
-                .filter(|d| d.location == entry)
-                .flat_map(|d| d.shared_objects(&examination.rootfs))
-                .map(|listed| entry.join(listed.path))
-                .collect()
+            let mut listed = Listed::default();
+            for distribution in examination.installed.iter().filter(|d| d.location == entry) {
+                for file in distribution.shared_objects(&examination.rootfs) {
+                    let (dir, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
+                    listed.entry(entry.join(dir)).or_default().insert(name.to_owned());
+                }
+            }
+            listed
         })
     }
 }

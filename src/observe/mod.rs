@@ -7,6 +7,7 @@ mod scan;
 mod tools;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::facts::{
     Absence, Distribution, Facts, How, Image, LoaderFacts, Mapped, Observed, Os, Python, SCHEMA, Scope, Step,
@@ -16,9 +17,10 @@ use crate::frameworks;
 use crate::image::elf::{Elf, Machine};
 use crate::image::{Credentials, FileError, Rootfs};
 use crate::loader::{DynamicLoader, Environment, Libc, LoadError, Loader, Process};
+use crate::parallel;
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
-use crate::python::{Interpreter, Sources};
+use crate::python::{Finder, Interpreter};
 
 pub use live::Live;
 
@@ -98,6 +100,15 @@ pub struct Examination {
     installed: Vec<Installed>,
 }
 
+/// What came of trying.
+struct Tried {
+    subjects: Vec<Subject>,
+    /// The dynamic loader of the workload.
+    loader: Option<LoaderFacts>,
+    /// How the probe was started.
+    probe: Option<Observed<String>>,
+}
+
 impl Examination {
     /// Opens the image and finds what the targets need.
     ///
@@ -154,12 +165,6 @@ impl Examination {
     /// Observes everything.
     pub fn observe(mut self) -> Facts {
         let workload = self.workload();
-        let mut sources = Sources::default();
-        let mut image = Image { os: os_release(&self.rootfs), ..Image::default() };
-        image.env = shown_environment(&self.request.env);
-        image.uid = self.request.user.as_ref().map(|u| u.uid);
-        let mut subjects = Vec::new();
-        let mut probe = None;
         let modules: Vec<&str> = workload
             .iter()
             .filter_map(|w| match w {
@@ -167,24 +172,20 @@ impl Examination {
                 Workload::File(_) => None,
             })
             .collect();
-        if !modules.is_empty() {
-            let seen = self.modules(&modules, &mut sources, &mut subjects);
-            image.loader = seen;
-        }
-        for target in &workload {
-            if let Workload::File(path) = target {
-                let (subject, loader) = self.file(path, &mut probe);
-                image.loader = image.loader.or(loader);
-                subjects.push(subject);
-            }
-        }
-        if self.request.scope == Scope::Container {
-            let mut gpu = Subject::new("gpu");
-            gpu.unknown = Some("the driver is not examined by this version; use --image for the image alone".into());
-            subjects.push(gpu);
-        }
-        scan::scan(&self.rootfs, &self.request.env, &self.sys_path.entries, &subjects, &mut image);
-        let python = self.python.as_ref().map(|p| self.python_facts(p, &modules));
+        let beside = || {
+            let python = self.python.as_ref().map(|p| self.python_facts(p, &modules));
+            (python, scan::scan(&self.rootfs, &self.request.env, &self.sys_path.entries))
+        };
+        let (tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
+        let Tried { subjects, loader, probe } = tried;
+        libraries.mark_used(&subjects);
+        let image = Image {
+            os: os_release(&self.rootfs),
+            loader,
+            env: shown_environment(&self.request.env),
+            uid: self.request.user.as_ref().map(|u| u.uid),
+            libraries,
+        };
         Facts {
             schema: SCHEMA.to_owned(),
             target: Target {
@@ -207,6 +208,27 @@ impl Examination {
         }
     }
 
+    /// Tries everything that the workload does.
+    fn subjects(&self, workload: &[Workload], modules: &[&str]) -> Tried {
+        let mut tried = Tried { subjects: Vec::new(), loader: None, probe: None };
+        if !modules.is_empty() {
+            tried.loader = self.modules(modules, &mut tried.subjects);
+        }
+        for target in workload {
+            if let Workload::File(path) = target {
+                let (subject, loader) = self.file(path, &mut tried.probe);
+                tried.loader = tried.loader.or(loader);
+                tried.subjects.push(subject);
+            }
+        }
+        if self.request.scope == Scope::Container {
+            let mut gpu = Subject::new("gpu");
+            gpu.unknown = Some("the driver is not examined by this version; use --image for the image alone".into());
+            tried.subjects.push(gpu);
+        }
+        tried
+    }
+
     /// Gives the process of a target, with everything that does not load in it, to `show`.
     ///
     /// # Errors
@@ -227,8 +249,8 @@ impl Examination {
                 let loader = self.loader(Some(&python.real)).map_err(|(_, e)| e)?;
                 let (process, mut errors) = Process::start(&loader, &python.executable);
                 let Some(mut process) = process else { return Ok(show(None, &errors)) };
-                let mut sources = Sources::default();
-                let subject = import::Run::new(self, python, &mut sources).import(module, &mut process);
+                let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
+                let subject = import::Run::new(self, python, &finder).import(module, &mut process);
                 for step in subject.steps {
                     if let StepOutcome::Failed(failed) = step.outcome {
                         errors.extend(failed);
@@ -240,7 +262,7 @@ impl Examination {
     }
 
     /// All modules are imported by one process, in the order given.
-    fn modules(&self, modules: &[&str], sources: &mut Sources, subjects: &mut Vec<Subject>) -> Option<LoaderFacts> {
+    fn modules(&self, modules: &[&str], subjects: &mut Vec<Subject>) -> Option<LoaderFacts> {
         let python = match &self.python {
             Some(Ok(python)) => python,
             other => {
@@ -269,42 +291,54 @@ impl Examination {
                 return None;
             }
         };
+        let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
+        let stop = AtomicBool::new(false);
+        let imports = || {
+            self.imports(modules, python, &loader, &finder, subjects);
+            stop.store(true, Ordering::Relaxed);
+        };
+        parallel::join(imports, || finder.read_ahead(modules, &stop));
         let facts = loader_facts(&loader);
-        let (process, errors) = Process::start(&loader, &python.executable);
-        let Some(process) = process.filter(|_| !errors.iter().any(LoadError::is_fatal)) else {
+        // The process ends soon, and takes less time for it than giving back a hundred thousand pieces of memory does.
+        std::mem::forget((finder, loader));
+        Some(facts)
+    }
+
+    fn imports(
+        &self,
+        modules: &[&str],
+        python: &Interpreter,
+        loader: &Loader,
+        finder: &Finder<'_>,
+        subjects: &mut Vec<Subject>,
+    ) {
+        let (process, errors) = Process::start(loader, &python.executable);
+        let Some(mut process) = process.filter(|_| !errors.iter().any(LoadError::is_fatal)) else {
             for module in modules {
                 let mut subject = Subject::new(format!("import:{module}"));
                 subject.steps.push(exec_step(&python.executable, Err(errors.clone())));
                 subjects.push(subject);
             }
-            return Some(facts);
+            return;
         };
-        let without = self.without_ld_library_path(python);
-        let bare = without.as_ref().and_then(|l| Process::start(l, &python.executable).0);
-        let mut state = process;
-        let mut bare_state = bare;
+        // What would be loaded without LD_LIBRARY_PATH tells what it changes.
+        let without = self.request.env.non_empty("LD_LIBRARY_PATH").map(|_| {
+            let mut env = self.request.env.clone();
+            env.remove("LD_LIBRARY_PATH");
+            loader.in_environment(env)
+        });
+        let mut bare = without.as_ref().and_then(|l| Process::start(l, &python.executable).0);
         for module in modules {
-            let mut run = import::Run::new(self, python, sources);
-            let mut subject = run.import(module, &mut state);
-            if let Some(bare) = &mut bare_state {
-                import::Run::new(self, python, sources).import(module, bare);
+            let mut subject = import::Run::new(self, python, finder).import(module, &mut process);
+            if let Some(bare) = &mut bare {
+                import::Run::new(self, python, finder).import(module, bare);
             }
-            subject.mapped = self.mapped(&state, bare_state.as_ref());
-            let features = features::features(self, python, module, &subject, &state);
+            subject.mapped = self.mapped(&process, bare.as_ref());
+            let features = features::features(self, python, module, &subject, &process);
             subjects.push(subject);
             subjects.extend(features);
         }
-        Some(facts)
-    }
-
-    /// The same loader with `LD_LIBRARY_PATH` unset, if it is set.
-    fn without_ld_library_path(&self, python: &Interpreter) -> Option<Loader> {
-        self.request.env.non_empty("LD_LIBRARY_PATH")?;
-        let mut env = self.request.env.clone();
-        env.remove("LD_LIBRARY_PATH");
-        let loader = self.loader(Some(&python.real)).ok()?;
-        let r = &self.request;
-        Some(Loader::new(&self.rootfs, loader.dynamic_loader().clone(), env, r.cwd.clone(), r.user.clone()))
+        std::mem::forget((process, bare));
     }
 
     fn mapped(&self, process: &Process<'_>, bare: Option<&Process<'_>>) -> Vec<Mapped> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::facts::{BrokenLink, DriverFile, DriverFileKind, Image, LibraryCopy, Subject};
+use crate::facts::{BrokenLink, DriverFile, DriverFileKind, Libraries, LibraryCopy};
 use crate::image::elf::{Elf, Machine};
 use crate::image::{EntryKind, Rootfs};
 use crate::loader::Environment;
@@ -38,13 +38,13 @@ const CUDA: &[&str] = &[
     "libnpp",
 ];
 
-/// Fills the lists of `image`.
-pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf], subjects: &[Subject], image: &mut Image) {
-    let mapped: BTreeSet<&str> = subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str()).collect();
+/// Looks at every such directory once.
+pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Libraries {
+    let mut found = Libraries::default();
     let mut seen = BTreeSet::new();
     for (count, dir) in directories(rootfs, env, sys_path).into_iter().enumerate() {
         if count >= MAX_DIRS {
-            image.scan_cut = Some(format!("more than {MAX_DIRS} directories"));
+            found.scan_cut = Some(format!("more than {MAX_DIRS} directories"));
             break;
         }
         let Ok(real) = rootfs.canonicalize(&dir) else { continue };
@@ -64,21 +64,20 @@ pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf], subjects: 
             match entry.kind {
                 EntryKind::Link if (name.starts_with("lib") || is_driver) && !rootfs.exists(&path) => {
                     let to = rootfs.read_link(&path).unwrap_or_default();
-                    image.broken_links.push(BrokenLink {
+                    found.broken_links.push(BrokenLink {
                         path: path.to_string_lossy().into_owned(),
                         to: to.to_string_lossy().into_owned(),
                     });
                 }
-                EntryKind::File if is_driver => image.driver_files.push(driver_file(rootfs, &path, &mapped)),
+                EntryKind::File if is_driver => found.driver_files.push(driver_file(rootfs, &path)),
                 EntryKind::File if is_cuda => {
-                    if let Some(copy) = copy(rootfs, &path, &mapped) {
-                        image.cuda_copies.push(copy);
-                    }
+                    found.cuda_copies.extend(copy(rootfs, &path));
                 }
                 _ => {}
             }
         }
     }
+    found
 }
 
 fn directories(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Vec<PathBuf> {
@@ -117,7 +116,7 @@ fn directories(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Vec<
     dirs
 }
 
-fn driver_file(rootfs: &Rootfs, path: &Path, mapped: &BTreeSet<&str>) -> DriverFile {
+fn driver_file(rootfs: &Rootfs, path: &Path) -> DriverFile {
     let shown = path.to_string_lossy().into_owned();
     let size = rootfs.stat(path).map_or(0, |s| s.size);
     let kind = if size == 0 {
@@ -129,13 +128,7 @@ fn driver_file(rootfs: &Rootfs, path: &Path, mapped: &BTreeSet<&str>) -> DriverF
     } else {
         DriverFileKind::Driver
     };
-    DriverFile {
-        mounted: is_mounted(rootfs, &shown),
-        reached: mapped.contains(shown.as_str()).then(|| "mapped".into()),
-        path: shown,
-        kind,
-        size,
-    }
+    DriverFile { mounted: is_mounted(rootfs, &shown), used: false, path: shown, kind, size }
 }
 
 /// Driver libraries carry the driver's release in their name: `libcuda.so.535.104.05`.
@@ -151,10 +144,9 @@ fn is_mounted(rootfs: &Rootfs, path: &str) -> bool {
             .is_ok_and(|text| text.lines().any(|l| l.split(' ').nth(4) == Some(path)))
 }
 
-fn copy(rootfs: &Rootfs, path: &Path, mapped: &BTreeSet<&str>) -> Option<LibraryCopy> {
+fn copy(rootfs: &Rootfs, path: &Path) -> Option<LibraryCopy> {
     let (map, stat) = rootfs.map(path).ok()?;
     let elf = Elf::parse(map, Machine::host()).ok()?;
     let soname = elf.soname()?.to_string_lossy().into_owned();
-    let path = path.to_string_lossy().into_owned();
-    Some(LibraryCopy { soname, used: mapped.contains(path.as_str()), path, size: stat.size })
+    Some(LibraryCopy { soname, path: path.to_string_lossy().into_owned(), size: stat.size, used: false })
 }

@@ -6,16 +6,17 @@
 //! up the import chain like the exception that it is. Conditions that cannot be known from the files count only for
 //! what all their branches have in common.
 
-use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::interpreter::Interpreter;
-use super::source::{Catches, Import, Statement, scan};
-use crate::image::{EntryKind, Rootfs};
+use compact_str::{CompactString, format_compact};
 
-/// Largest Python source file read, in bytes.
-const MAX_SOURCE: u64 = 16 * 1024 * 1024;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::finder::{Directory, File, Finder, Search, Spec};
+use super::interpreter::Interpreter;
+use super::source::{Catches, Import, Statement};
+
 /// Modules executed for one import; a bound, not a judgement.
 const MAX_MODULES: usize = 20_000;
 /// Depth of the import chain; Python's own recursion limit allows a few hundred.
@@ -91,7 +92,7 @@ impl Raised {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     /// The importing file.
-    pub file: PathBuf,
+    pub file: Rc<Path>,
     /// Its line.
     pub line: u32,
 }
@@ -138,27 +139,18 @@ pub trait World {
     /// Whether a module is compiled into the interpreter.
     fn is_built_in(&self, module: &str) -> bool;
     /// Whether a submodule without a file should have one: then it was not made at run time, but lost.
-    fn is_lost(&mut self, module: &str, package: &Path, stem: &str) -> bool;
+    fn is_lost(&mut self, package: &Directory, stem: &str) -> bool;
     /// Whether to go on as if a module that is missing were there, to find what else is wrong.
     fn is_assumed(&self, module: &str) -> bool;
 }
 
-/// Sources that were read, kept between imports of one run.
-#[derive(Default)]
-pub struct Sources {
-    scanned: HashMap<PathBuf, Rc<Vec<Statement>>>,
-    listings: HashMap<PathBuf, Rc<HashMap<String, EntryKind>>>,
-}
-
 /// One interpreter process that imports.
 pub struct Importer<'a, W: World> {
-    rootfs: &'a Rootfs,
     python: &'a Interpreter,
-    path: Vec<PathBuf>,
-    sources: &'a mut Sources,
+    finder: &'a Finder<'a>,
     world: &'a mut W,
     /// `sys.modules`
-    modules: HashMap<String, Module>,
+    modules: FxHashMap<CompactString, Module>,
     chain: Vec<Site>,
     trace: Trace,
 }
@@ -166,65 +158,38 @@ pub struct Importer<'a, W: World> {
 #[derive(Clone)]
 struct Module {
     /// Directories of a package.
-    search: Option<Rc<Vec<PathBuf>>>,
+    search: Option<Search>,
     /// Names that are known to be true or false.
-    constants: Rc<HashMap<String, bool>>,
+    constants: Rc<FxHashMap<CompactString, bool>>,
 }
 
 impl Module {
-    fn new(search: Option<Rc<Vec<PathBuf>>>) -> Self {
+    fn new(search: Option<Search>) -> Self {
         Self { search, constants: Rc::default() }
     }
 }
 
-enum Spec {
+enum Found {
     BuiltIn,
-    Source {
-        file: PathBuf,
-        package: Option<PathBuf>,
-    },
-    Extension {
-        file: PathBuf,
-        package: Option<PathBuf>,
-    },
-    /// Compiled or otherwise opaque: it exists, and nothing is known of what it imports.
-    Opaque {
-        package: Option<PathBuf>,
-    },
-    Namespace(Vec<PathBuf>),
+    File(Spec),
 }
 
 /// The surroundings of a statement.
 struct Scope<'s> {
-    file: &'s Path,
+    file: Rc<Path>,
     /// Package for relative imports.
     package: &'s str,
-    functions: HashMap<&'s str, &'s [Statement]>,
-    constants: HashMap<String, bool>,
-    running: HashSet<&'s str>,
+    functions: FxHashMap<&'s str, &'s [Statement]>,
+    constants: FxHashMap<CompactString, bool>,
+    running: FxHashSet<&'s str>,
     /// The exception that an enclosing handler caught.
     handling: Option<Raised>,
 }
 
 impl<'a, W: World> Importer<'a, W> {
     /// An interpreter that has imported nothing yet.
-    pub fn new(
-        rootfs: &'a Rootfs,
-        python: &'a Interpreter,
-        path: &[PathBuf],
-        sources: &'a mut Sources,
-        world: &'a mut W,
-    ) -> Self {
-        Self {
-            rootfs,
-            python,
-            path: path.to_vec(),
-            sources,
-            world,
-            modules: HashMap::new(),
-            chain: Vec::new(),
-            trace: Trace::default(),
-        }
+    pub fn new(python: &'a Interpreter, finder: &'a Finder<'a>, world: &'a mut W) -> Self {
+        Self { python, finder, world, modules: FxHashMap::default(), chain: Vec::new(), trace: Trace::default() }
     }
 
     /// `import name`
@@ -268,18 +233,18 @@ impl<'a, W: World> Importer<'a, W> {
                 Some(Some(search)) => Some(search),
                 // A submodule of something that is no package on disk: made at run time, or by C code.
                 _ => {
-                    self.modules.insert(name.to_owned(), Module::new(None));
+                    self.modules.insert(name.into(), Module::new(None));
                     return Ok(());
                 }
             },
         };
-        let spec = self.find(name, tail, search.as_deref().map(Vec::as_slice));
-        let found = !matches!(spec, None | Some(Spec::Namespace(_)));
+        let spec = self.find(name, tail, search.as_ref());
+        let found = !matches!(spec, None | Some(Found::File(Spec::Namespace(_))));
         let lost = !found
             && !self.world.is_assumed(name)
-            && match search.as_deref() {
+            && match &search {
                 None => spec.is_none(),
-                Some(dirs) => dirs.iter().any(|dir| self.world.is_lost(name, dir, tail)),
+                Some(dirs) => dirs.iter().any(|dir| self.world.is_lost(dir, tail)),
             };
         if lost {
             self.trace.missing.push(Miss { module: name.to_owned(), chain: self.chain.clone(), name_of: None });
@@ -287,29 +252,21 @@ impl<'a, W: World> Importer<'a, W> {
         }
         let Some(spec) = spec else {
             // A submodule may be put into `sys.modules` by its package at run time.
-            self.modules.insert(name.to_owned(), Module::new(None));
+            self.modules.insert(name.into(), Module::new(None));
             return Ok(());
         };
         self.trace.modules += 1;
-        let package_dir = match &spec {
-            Spec::Source { package, .. } | Spec::Extension { package, .. } | Spec::Opaque { package } => {
-                package.clone()
-            }
-            Spec::BuiltIn | Spec::Namespace(_) => None,
+        let Found::File(spec) = spec else {
+            self.modules.insert(name.into(), Module::new(None));
+            return Ok(());
         };
-        let search = match (&spec, package_dir) {
-            (Spec::Namespace(dirs), _) => Some(Rc::new(dirs.clone())),
-            (_, Some(dir)) => Some(Rc::new(vec![dir])),
-            _ => None,
-        };
-        let is_package = search.is_some();
-        self.modules.insert(name.to_owned(), Module::new(search));
+        self.modules.insert(name.into(), Module::new(spec.search()));
         let outcome = match spec {
-            Spec::BuiltIn | Spec::Opaque { .. } | Spec::Namespace(_) => Ok(()),
+            Spec::Opaque { .. } | Spec::Namespace(_) => Ok(()),
             Spec::Extension { file, .. } => {
-                self.world.load(&Extension { module: name, path: &file, chain: &self.chain })
+                self.world.load(&Extension { module: name, path: &file.path(), chain: &self.chain })
             }
-            Spec::Source { file, .. } => {
+            Spec::Source { file, is_package } => {
                 let package = if is_package { name } else { parent.unwrap_or("") };
                 self.execute(&file, package).map(|constants| {
                     if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
@@ -325,105 +282,28 @@ impl<'a, W: World> Importer<'a, W> {
         outcome
     }
 
-    /// `FileFinder.find_spec` along `sys.path` or a package's `__path__`.
-    fn find(&mut self, name: &str, tail: &str, search: Option<&[PathBuf]>) -> Option<Spec> {
+    /// The importers of `sys.meta_path`: what is compiled in, then files.
+    fn find(&self, name: &str, tail: &str, search: Option<&Search>) -> Option<Found> {
         if search.is_none() && self.world.is_built_in(name) {
-            return Some(Spec::BuiltIn);
+            return Some(Found::BuiltIn);
         }
-        let mut namespace = Vec::new();
-        let own;
-        let dirs = match search {
-            Some(dirs) => dirs,
-            None => {
-                own = self.path.clone();
-                &own
-            }
+        let found = match self.finder.find(tail, search) {
+            // A module that is compiled in under another name wins over a directory of its name.
+            Some(Spec::Namespace(_)) | None if search.is_none() && BUILT_IN.contains(&name) => Found::BuiltIn,
+            found => Found::File(found?),
         };
-        for dir in dirs {
-            let listing = self.listing(dir);
-            if matches!(listing.get(tail), Some(EntryKind::Dir | EntryKind::Link)) {
-                let package = dir.join(tail);
-                let inside = self.listing(&package);
-                if let Some(spec) = self.pick(&inside, &package, "__init__", Some(&package)) {
-                    return Some(spec);
-                }
-                if listing.get(tail) == Some(&EntryKind::Dir) || self.rootfs.is_dir(&package) {
-                    namespace.push(package);
-                }
-            }
-            if let Some(spec) = self.pick(&listing, dir, tail, None) {
-                return Some(spec);
-            }
-        }
-        if search.is_none() && BUILT_IN.contains(&name) {
-            return Some(Spec::BuiltIn);
-        }
-        (!namespace.is_empty()).then_some(Spec::Namespace(namespace))
+        Some(found)
     }
 
-    /// The first of the suffixes of extension modules, source and bytecode, in that order.
-    fn pick(
-        &self,
-        listing: &HashMap<String, EntryKind>,
-        dir: &Path,
-        stem: &str,
-        package: Option<&Path>,
-    ) -> Option<Spec> {
-        let package = package.map(Path::to_owned);
-        // The finder asks for a file: a link that leads nowhere is none.
-        let exists = |file: &str| match listing.get(file) {
-            Some(EntryKind::File) => true,
-            Some(EntryKind::Link) => self.rootfs.is_file(&dir.join(file)),
-            _ => false,
-        };
-        let mut file = String::with_capacity(stem.len() + 40);
-        for suffix in &self.python.suffixes {
-            file.clear();
-            file.push_str(stem);
-            file.push_str(suffix);
-            if exists(&file) {
-                return Some(Spec::Extension { file: dir.join(file), package });
-            }
-        }
-        file.clear();
-        file.push_str(stem);
-        file.push_str(".py");
-        if exists(&file) {
-            return Some(Spec::Source { file: dir.join(file), package });
-        }
-        file.push('c');
-        exists(&file).then_some(Spec::Opaque { package })
-    }
-
-    fn listing(&mut self, dir: &Path) -> Rc<HashMap<String, EntryKind>> {
-        if let Some(known) = self.sources.listings.get(dir) {
-            return Rc::clone(known);
-        }
-        let entries = self.rootfs.read_dir(dir).unwrap_or_default();
-        let listing: HashMap<String, EntryKind> =
-            entries.into_iter().filter_map(|e| Some((e.name.into_string().ok()?, e.kind))).collect();
-        let listing = Rc::new(listing);
-        self.sources.listings.insert(dir.to_owned(), Rc::clone(&listing));
-        listing
-    }
-
-    fn execute(&mut self, file: &Path, package: &str) -> Result<HashMap<String, bool>, Raised> {
-        let statements = match self.sources.scanned.get(file) {
-            Some(known) => Rc::clone(known),
-            None => {
-                // A source file that cannot be read fails its import.
-                let source = self.rootfs.read(file, MAX_SOURCE).map_err(|_| Raised::Os)?;
-                let scanned = Rc::new(scan(&source));
-                self.sources.scanned.insert(file.to_owned(), Rc::clone(&scanned));
-                scanned
-            }
-        };
+    fn execute(&mut self, file: &File, package: &str) -> Result<FxHashMap<CompactString, bool>, Raised> {
+        // A source file that cannot be read fails its import.
+        let statements = self.finder.statements(file).map_err(|_| Raised::Os)?;
         let mut scope = Scope {
-            file,
+            file: file.path().into(),
             package,
-            functions: HashMap::new(),
-            constants: HashMap::new(),
-            running: HashSet::new(),
+            functions: FxHashMap::default(),
+            constants: FxHashMap::default(),
+            running: FxHashSet::default(),
             handling: None,
         };
         self.block(&statements, &mut scope)?;
@@ -499,7 +379,7 @@ impl<'a, W: World> Importer<'a, W> {
 
     fn conditional<'s>(
         &mut self,
-        branches: &'s [(String, Vec<Statement>)],
+        branches: &'s [(CompactString, Vec<Statement>)],
         otherwise: Option<&'s [Statement]>,
         scope: &mut Scope<'s>,
     ) -> Result<(), Raised> {
@@ -552,23 +432,11 @@ impl<'a, W: World> Importer<'a, W> {
     }
 
     fn statement(&mut self, import: &Import, scope: &mut Scope<'_>) -> Result<(), Raised> {
-        let base = if import.level == 0 {
-            import.module.clone()
-        } else {
-            let mut package = scope.package;
-            for _ in 1..import.level {
-                package = package.rsplit_once('.').map_or("", |(p, _)| p);
-            }
-            match (package.is_empty(), import.module.is_empty()) {
-                (true, _) => import.module.clone(),
-                (false, true) => package.to_owned(),
-                (false, false) => format!("{package}.{}", import.module),
-            }
-        };
+        let base = import.absolute(scope.package);
         if base.is_empty() {
             return Ok(());
         }
-        self.chain.push(Site { file: scope.file.to_owned(), line: import.line });
+        self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });
         let outcome = self.import_dotted(&base).and_then(|()| match &import.names {
             None => Ok(()),
             Some(names) => self.import_names(&base, names),
@@ -585,25 +453,25 @@ impl<'a, W: World> Importer<'a, W> {
     }
 
     /// `_handle_fromlist`: a name that is a submodule is imported.
-    fn import_names(&mut self, base: &str, names: &[String]) -> Result<(), Raised> {
+    fn import_names(&mut self, base: &str, names: &[CompactString]) -> Result<(), Raised> {
         let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
         let mut first_lost = None;
         for name in names.iter().filter(|n| n.as_str() != "*") {
-            let full = format!("{base}.{name}");
+            let full = format_compact!("{base}.{name}");
             if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
                 continue;
             }
             if self.find(&full, name, Some(&search)).is_some() {
                 self.import_one(&full)?;
-            } else if search.iter().any(|dir| self.world.is_lost(&full, dir, name)) {
+            } else if search.iter().any(|dir| self.world.is_lost(dir, name)) {
                 first_lost.get_or_insert(full);
             }
         }
         let Some(module) = first_lost else { return Ok(()) };
-        let file = search.first().map(|dir| dir.join("__init__.py")).unwrap_or_default();
-        let is_running = self.chain.iter().any(|site| site.file == file);
+        let file = search.first().map(|dir| dir.path.join("__init__.py")).unwrap_or_default();
+        let is_running = self.chain.iter().any(|site| *site.file == *file);
         let chain = self.chain.clone();
-        self.trace.missing.push(Miss { module, chain, name_of: Some((file, is_running)) });
+        self.trace.missing.push(Miss { module: module.into(), chain, name_of: Some((file, is_running)) });
         Err(Raised::Import)
     }
 

@@ -221,9 +221,9 @@ fn version_of(real: &Path, elf: &Elf) -> Option<(u32, u32)> {
 
 type Stdlib = (PathBuf, String, PathBuf, (u32, u32), bool);
 
-/// Upwards from `start`: a directory with the landmark of the standard library.
+/// Upwards from `start`, but not in the root itself (`search_up`): a directory with the landmark of the standard library.
 fn find_stdlib(rootfs: &Rootfs, start: &Path, version: Option<(u32, u32)>) -> Option<Stdlib> {
-    for prefix in start.ancestors() {
+    for prefix in start.ancestors().filter(|p| p.parent().is_some()) {
         for lib in ["lib", "lib64"] {
             let dir = prefix.join(lib);
             let names: Vec<((u32, u32), bool)> = match version {

@@ -2,11 +2,13 @@
 //! extension modules an import loads. From files alone; nothing is executed.
 
 pub mod distributions;
+pub mod finder;
 pub mod imports;
 pub mod interpreter;
 pub mod site;
 pub mod source;
 
 pub use distributions::{Installed, installed};
-pub use imports::{Importer, Raised, Sources, Trace, World};
+pub use finder::{Directory, Finder};
+pub use imports::{Importer, Raised, Trace, World};
 pub use interpreter::{Interpreter, NoInterpreter};

@@ -24,11 +24,17 @@ struct Builder<'r> {
     rootfs: &'r Rootfs,
     known: HashSet<PathBuf>,
     path: SysPath,
+    /// Whether `.pth` files whose name starts with a dot are passed over: since 3.11.9, 3.12.2 and 3.13.
+    skips_hidden: bool,
 }
 
 /// Computes `sys.path` as `Modules/getpath.py` and `Lib/site.py` do. `cwd` makes relative entries absolute.
 pub fn sys_path(rootfs: &Rootfs, python: &Interpreter, env: &Environment, cwd: &Path) -> SysPath {
-    let mut b = Builder { rootfs, known: HashSet::new(), path: SysPath::default() };
+    // Distributions patch `site.py`, and it has changed within releases: it tells itself what it does.
+    let site = rootfs.read(&python.stdlib.join("site.py"), MAX_PTH).unwrap_or_default();
+    let says = |text: &str| memchr::memmem::find(&site, text.as_bytes()).is_some();
+    let skips_hidden = says("not name.startswith(\".\")");
+    let mut b = Builder { rootfs, known: HashSet::new(), path: SysPath::default(), skips_hidden };
     if let Some(list) = env.non_empty("PYTHONPATH") {
         for entry in list.as_bytes().split(|&b| b == b':') {
             b.push(&normal(&cwd.join(std::ffi::OsStr::from_bytes(entry))));
@@ -40,7 +46,7 @@ pub fn sys_path(rootfs: &Rootfs, python: &Interpreter, env: &Environment, cwd: &
     b.push(&python.stdlib);
     b.push(&python.base_prefix.join(&python.platlibdir).join(python.name()).join("lib-dynload"));
 
-    let debian = is_debian(rootfs, python);
+    let debian = python.base_prefix == Path::new("/usr") && says("dist-packages");
     if python.venv.is_some() {
         b.site_packages(python, &python.prefix, false);
     }
@@ -93,7 +99,7 @@ impl Builder<'_> {
         let Ok(entries) = self.rootfs.read_dir(dir) else { return };
         for entry in entries {
             let name = entry.name.as_bytes();
-            if !name.ends_with(b".pth") || name.starts_with(b".") {
+            if !name.ends_with(b".pth") || (self.skips_hidden && name.starts_with(b".")) {
                 continue;
             }
             let file = dir.join(&entry.name);
@@ -126,14 +132,6 @@ fn user_site(python: &Interpreter, env: &Environment) -> Option<PathBuf> {
         None => Path::new(env.non_empty("HOME")?).join(".local"),
     };
     Some(base.join("lib").join(python.name()).join("site-packages"))
-}
-
-/// Debian's interpreter installs to `dist-packages`; its `site.py` says so.
-fn is_debian(rootfs: &Rootfs, python: &Interpreter) -> bool {
-    python.base_prefix == Path::new("/usr")
-        && rootfs
-            .read(&python.stdlib.join("site.py"), MAX_PTH)
-            .is_ok_and(|text| memchr::memmem::find(&text, b"dist-packages").is_some())
 }
 
 /// `os.path.normpath` of an absolute path.

@@ -6,7 +6,11 @@
 //! lines, indentation) and keeps the tree of just those statements. A test compares it with CPython's own `ast` over
 //! a whole installation.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
+
+use compact_str::CompactString;
 
 /// A statement that bears on imports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub enum Statement {
     /// `if`, `elif`, `else`
     If {
         /// Conditions as written, with their blocks.
-        branches: Vec<(String, Vec<Statement>)>,
+        branches: Vec<(CompactString, Vec<Statement>)>,
         /// `else`
         otherwise: Option<Vec<Statement>>,
     },
@@ -39,18 +43,18 @@ pub enum Statement {
         body: Vec<Statement>,
     },
     /// A call of a function of this file, by name.
-    Call(String),
+    Call(CompactString),
     /// A function that is not run by its definition.
     Function {
         /// Its name.
-        name: String,
+        name: CompactString,
         /// Its block.
         body: Vec<Statement>,
     },
     /// `NAME = …`, where the value may be known from the files and the platform.
-    Constant(String, String),
+    Constant(CompactString, CompactString),
     /// A name alone: `try: NAME` asks whether it is defined.
-    Name(String),
+    Name(CompactString),
     /// `raise`
     Raise,
 }
@@ -63,9 +67,9 @@ pub struct Import {
     /// Number of leading dots.
     pub level: u32,
     /// The module; empty for `from . import x`.
-    pub module: String,
+    pub module: CompactString,
     /// `None` for `import a.b`; the names for `from a import b, c`; `*` for a star import.
-    pub names: Option<Vec<String>>,
+    pub names: Option<Vec<CompactString>>,
 }
 
 /// An `except` clause.
@@ -126,35 +130,39 @@ const KNOWABLE: &[&[u8]] =
 /// The statements of a file that bear on imports, in order.
 pub fn scan(source: &[u8]) -> Vec<Statement> {
     let source = source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source);
-    let imports: Vec<usize> = memchr::memmem::find_iter(source, b"import").collect();
+    let imports: Vec<usize> =
+        memchr::memmem::find_iter(source, b"import").filter(|at| may_be_import(source, *at)).collect();
     if imports.is_empty() {
         return Vec::new();
     }
-    let mut builder = Builder { frames: vec![Frame::new(Kind::Module, None)] };
-    let mut lines = Lines { source, at: 0, line: 1 };
-    let mut next = lines.next_line();
-    while let Some(line) = next.take() {
+    let mut builder =
+        Builder { source, imports: &imports, frames: vec![Frame::new(Kind::Module, None)], callable: HashSet::new() };
+    let mut lines = Lines { source, at: 0, line: 1, triples: Triples::default() };
+    while let Some(line) = lines.next_line() {
         let before = builder.frames.len();
-        builder.line(source, &line);
-        let is_function = builder.frames.len() == before + 1 && builder.in_function();
-        let body = (lines.at, lines.line);
-        next = lines.next_line();
-        if !is_function {
-            continue;
-        }
-        // Most functions hold no import: go to their end, and come back for the few that do.
-        let start = line.text.start;
-        while next.as_ref().is_some_and(|l| l.indent > line.indent) {
-            next = lines.next_line();
-        }
-        let end = next.as_ref().map_or(source.len(), |l| l.text.start);
-        let first = imports.partition_point(|&at| at < start);
-        if imports.get(first).is_some_and(|&at| at < end) {
-            (lines.at, lines.line) = body;
-            next = lines.next_line();
+        builder.line(&line);
+        if builder.frames.len() == before + 1 && builder.can_be_skipped() {
+            // Most functions and classes hold no import: go to their end, and come back for the few that do.
+            let body = (lines.at, lines.line);
+            lines.skip_block(line.indent);
+            if builder.mentions_import(line.text.start..lines.at) {
+                (lines.at, lines.line) = body;
+            }
         }
     }
     builder.finish()
+}
+
+/// Whether the word `import` at `at` can be one that imports, and not one in a text.
+fn may_be_import(source: &[u8], at: usize) -> bool {
+    let (before, after) = source.split_at(at);
+    let after = &after[b"import".len()..];
+    if after.first().is_some_and(|c| is_name(*c)) {
+        return after.starts_with(b"_module") || after.starts_with(b"__");
+    }
+    let line = &before[memchr::memrchr(b'\n', before).map_or(0, |n| n + 1)..];
+    let line = line.trim_ascii_start();
+    line.is_empty() || line.starts_with(b"from") || line.iter().any(|c| matches!(c, b':' | b';'))
 }
 
 /// A logical line.
@@ -172,14 +180,16 @@ struct Lines<'s> {
     source: &'s [u8],
     at: usize,
     line: u32,
+    triples: Triples,
 }
 
+// The first three are told apart by arithmetic: half of all others are brackets, and no processor foresees them.
 const PLAIN: u8 = 0;
-const QUOTE: u8 = 1;
-const HASH: u8 = 2;
-const NEWLINE: u8 = 3;
-const OPEN: u8 = 4;
-const CLOSE: u8 = 5;
+const OPEN: u8 = 1;
+const CLOSE: u8 = 2;
+const QUOTE: u8 = 3;
+const HASH: u8 = 4;
+const NEWLINE: u8 = 5;
 const BACKSLASH: u8 = 6;
 const COLON: u8 = 7;
 const SEMICOLON: u8 = 8;
@@ -230,14 +240,22 @@ impl Lines<'_> {
             self.at += 1;
         }
         let (start, number) = (self.at, self.line);
-        let mut depth = 0usize;
+        let mut depth = 0i32;
         let mut colon = None;
         let mut semicolons = Vec::new();
         let mut end = source.len();
         let mut at = start;
-        while let Some(&b) = source.get(at) {
-            match CLASS[usize::from(b)] {
-                PLAIN => at += 1,
+        while at < source.len() {
+            let mut class = PLAIN;
+            for &b in &source[at..] {
+                class = CLASS[usize::from(b)];
+                if class > CLOSE {
+                    break;
+                }
+                depth = (depth + i32::from(class & OPEN) - i32::from(class >> 1)).max(0);
+                at += 1;
+            }
+            match class {
                 QUOTE => at = self.skip_string(start, at),
                 HASH => {
                     if depth == 0 {
@@ -252,14 +270,6 @@ impl Lines<'_> {
                         at += 1;
                         break;
                     }
-                    at += 1;
-                }
-                OPEN => {
-                    depth += 1;
-                    at += 1;
-                }
-                CLOSE => {
-                    depth = depth.saturating_sub(1);
                     at += 1;
                 }
                 BACKSLASH => {
@@ -277,16 +287,102 @@ impl Lines<'_> {
                     }
                     at += 1;
                 }
-                _ => {
+                SEMICOLON => {
                     if depth == 0 {
                         semicolons.push(at);
                     }
                     at += 1;
                 }
+                _ => break, // The end of the file.
             }
         }
         self.at = at;
         Some(Line { indent, text: start..end, number, colon, semicolons })
+    }
+
+    /// Goes to the first statement that is indented no deeper than `header`.
+    ///
+    /// Lines that are indented deeper need not be read. One that is not may still be part of a string or of something
+    /// in brackets: strings are followed, and for brackets the statements before the line are read, from the last
+    /// line on that starts as only a statement can.
+    fn skip_block(&mut self, header: usize) {
+        let (source, start, line) = (self.source, self.at, self.line);
+        let (mut statement, mut at) = (start, start);
+        while at < source.len() {
+            let end = line_end(source, at);
+            let indent = source[at..end].iter().take_while(|c| **c == b' ').count();
+            let text = &source[at + indent..end];
+            let is_plain = self.triples.next(source, at) >= end && !is_joined(text);
+            if is_plain && matches!(text.first(), None | Some(b'#' | b'\r')) {
+                at = end + 1;
+                continue;
+            }
+            if starts_statement(text) {
+                if indent <= header {
+                    break;
+                }
+                statement = at;
+            }
+            if indent > header && !text.first().is_some_and(u8::is_ascii_whitespace) {
+                let next = if is_plain { Some(end + 1) } else { self.after_strings(at) };
+                if let Some(next) = next {
+                    at = next;
+                    continue;
+                }
+            }
+            self.at = statement;
+            match self.read_beyond(at, header) {
+                Some(next) => (statement, at) = (next, next),
+                None => {
+                    at = self.at;
+                    break;
+                }
+            }
+        }
+        self.at = at.min(source.len());
+        self.line = line + count_lines(&source[start..self.at]);
+    }
+
+    /// Reads statements up to one that ends behind `at`, and tells where; or goes to the start of one that is indented
+    /// no deeper than `header`, or to the end of the file.
+    fn read_beyond(&mut self, at: usize, header: usize) -> Option<usize> {
+        loop {
+            let Some(line) = self.next_line() else {
+                self.at = self.source.len();
+                return None;
+            };
+            if line.indent <= header {
+                self.at = memchr::memrchr(b'\n', &self.source[..line.text.start]).map_or(0, |n| n + 1);
+                return None;
+            }
+            if self.at > at {
+                return Some(self.at);
+            }
+        }
+    }
+
+    /// The line behind the strings with triple quotes that begin in the line at `at`, which is not inside of one
+    /// itself. `None` where it takes more to tell what is a string and what is not.
+    fn after_strings(&mut self, at: usize) -> Option<usize> {
+        let source = self.source;
+        let mut from = at;
+        loop {
+            let end = line_end(source, from);
+            let open = self.triples.next(source, from);
+            if open >= end {
+                return (!is_joined(&source[from..end])).then_some(end + 1);
+            }
+            let before = &source[from..open];
+            let is_formatted = before.last().is_some_and(|c| matches!(c, b'f' | b'F' | b't' | b'T'));
+            if is_formatted || before.iter().any(|c| matches!(c, b'"' | b'\'' | b'#' | b'\\')) {
+                return None;
+            }
+            let close = open + 3 + memchr::memmem::find(&source[open + 3..], &source[open..open + 3])?;
+            if source[close - 1] == b'\\' {
+                return None;
+            }
+            from = close + 3;
+        }
     }
 
     /// Position behind the string literal whose opening quote is at `at`.
@@ -303,8 +399,24 @@ impl Lines<'_> {
         if formatted { self.skip_formatted(body, quote, triple, 0) } else { self.skip_plain(body, quote, triple) }
     }
 
-    fn skip_plain(&mut self, mut at: usize, quote: u8, triple: bool) -> usize {
+    fn skip_plain(&mut self, body: usize, quote: u8, triple: bool) -> usize {
         let source = self.source;
+        let mut at = body;
+        if triple {
+            let behind = loop {
+                let Some(n) = memchr::memmem::find(&source[at.min(source.len())..], &[quote; 3]) else {
+                    break source.len();
+                };
+                at += n;
+                let backslashes = source[body..at].iter().rev().take_while(|c| **c == b'\\').count();
+                if backslashes % 2 == 0 {
+                    break at + 3;
+                }
+                at += 1;
+            };
+            self.line += count_lines(&source[body.min(behind)..behind]);
+            return behind;
+        }
         loop {
             let Some(n) = memchr::memchr3(quote, b'\\', b'\n', &source[at.min(source.len())..]) else {
                 return source.len();
@@ -315,16 +427,9 @@ impl Lines<'_> {
                     self.line += u32::from(source.get(at + 1) == Some(&b'\n'));
                     at += 2;
                 }
-                b'\n' => {
-                    if !triple {
-                        return at; // Unterminated: not Python, but the rest may be.
-                    }
-                    self.line += 1;
-                    at += 1;
-                }
-                _ if !triple => return at + 1,
-                _ if source[at..].starts_with(&[quote; 3]) => return at + 3,
-                _ => at += 1,
+                // Unterminated: not Python, but the rest may be.
+                b'\n' => return at,
+                _ => return at + 1,
             }
         }
     }
@@ -401,18 +506,78 @@ impl Lines<'_> {
     }
 }
 
+/// For each kind of triple quote, the range up to the next one that was looked for, which is its end.
+#[derive(Default)]
+struct Triples([Range<usize>; 2]);
+
+impl Triples {
+    /// The first at or behind `from`; the end of the file where there is none.
+    fn next(&mut self, source: &[u8], from: usize) -> usize {
+        for (known, quotes) in self.0.iter_mut().zip([b"\"\"\"", b"'''"]) {
+            if from < known.start || from > known.end || known.end == 0 {
+                let found = memchr::memmem::find(&source[from..], quotes);
+                *known = from..found.map_or(source.len(), |n| from + n);
+            }
+        }
+        self.0[0].end.min(self.0[1].end)
+    }
+}
+
+fn count_lines(text: &[u8]) -> u32 {
+    memchr::memchr_iter(b'\n', text).count() as u32
+}
+
+fn line_end(source: &[u8], at: usize) -> usize {
+    memchr::memchr(b'\n', &source[at..]).map_or(source.len(), |n| at + n)
+}
+
+/// Whether a line is joined to the next.
+fn is_joined(line: &[u8]) -> bool {
+    line.ends_with(b"\\") || line.ends_with(b"\\\r")
+}
+
+/// Whether it starts with a keyword that no line inside of brackets starts with.
+fn starts_statement(text: &[u8]) -> bool {
+    if !text.first().is_some_and(|c| b"rdcaiwtefpgnb".contains(c)) {
+        return false;
+    }
+    matches!(
+        first_word(text).0,
+        b"return"
+            | b"def"
+            | b"raise"
+            | b"class"
+            | b"assert"
+            | b"import"
+            | b"with"
+            | b"while"
+            | b"try"
+            | b"except"
+            | b"finally"
+            | b"elif"
+            | b"del"
+            | b"pass"
+            | b"global"
+            | b"nonlocal"
+            | b"break"
+            | b"continue"
+    )
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Module,
-    /// Runs with its surroundings: class bodies, loops, `with`.
+    /// Runs with its surroundings.
+    Class,
+    /// Runs with its surroundings: loops, `with`.
     Inline,
-    Function(String),
+    Function(CompactString),
     Try,
     Except(Catches),
     Else,
     Finally,
-    If(String),
-    Elif(String),
+    If(CompactString),
+    Elif(CompactString),
     Suppress(Catches),
 }
 
@@ -428,12 +593,23 @@ impl Frame {
     }
 }
 
-struct Builder {
+struct Builder<'s> {
+    source: &'s [u8],
+    /// Where the word `import` stands.
+    imports: &'s [usize],
     frames: Vec<Frame>,
+    /// Functions that hold imports.
+    callable: HashSet<CompactString>,
 }
 
-impl Builder {
-    fn line(&mut self, source: &[u8], line: &Line) {
+impl Builder<'_> {
+    fn mentions_import(&self, range: Range<usize>) -> bool {
+        let first = self.imports.partition_point(|&at| at < range.start);
+        self.imports.get(first).is_some_and(|&at| at < range.end)
+    }
+
+    fn line(&mut self, line: &Line) {
+        let source = self.source;
         while self.frames.len() > 1
             && self.frames.last().is_some_and(|f| f.indent.is_some_and(|header| line.indent <= header))
         {
@@ -445,14 +621,15 @@ impl Builder {
         let kind = match word {
             b"def" => header.map(|h| Kind::Function(identifier(h))),
             b"async" => header.and_then(|h| {
-                let (second, rest) = first_word(h);
+                let (second, rest) = first_word(h.trim_ascii_start());
                 match second {
                     b"def" => Some(Kind::Function(identifier(rest))),
                     b"with" | b"for" => Some(Kind::Inline),
                     _ => None,
                 }
             }),
-            b"class" | b"for" | b"while" => header.map(|_| Kind::Inline),
+            b"class" => header.map(|_| Kind::Class),
+            b"for" | b"while" => header.map(|_| Kind::Inline),
             b"with" => header.map(|h| {
                 let text = String::from_utf8_lossy(h);
                 match text.split_once("suppress(") {
@@ -477,33 +654,39 @@ impl Builder {
                 // A block on the header's own line: `if x: import y`.
                 let start = line.colon.map_or(line.text.end, |c| c + 1);
                 if !source[start..line.text.end].trim_ascii().is_empty() {
-                    self.simple(source, start..line.text.end, line);
+                    self.simple(start..line.text.end, line);
                 }
             }
-            _ => self.simple(source, line.text.clone(), line),
+            _ => self.simple(line.text.clone(), line),
         }
     }
 
     /// Simple statements, separated by semicolons.
-    fn simple(&mut self, source: &[u8], text: Range<usize>, line: &Line) {
+    fn simple(&mut self, text: Range<usize>, line: &Line) {
         let mut start = text.start;
         let ends = line.semicolons.iter().copied().filter(|s| text.contains(s)).chain([text.end]);
         for end in ends {
             if start <= end {
-                self.statement(source[start..end].trim_ascii(), line.number);
+                self.statement(start..end, line.number);
             }
             start = end + 1;
         }
     }
 
-    fn statement(&mut self, text: &[u8], number: u32) {
+    fn statement(&mut self, range: Range<usize>, number: u32) {
+        let text = self.source[range.clone()].trim_ascii();
         let (word, rest) = first_word(text);
         match word {
             b"import" => {
                 for module in clean(rest).split(',') {
-                    let module = module.split(" as ").next().unwrap_or(module).trim().to_owned();
+                    let module = module.split(" as ").next().unwrap_or(module).trim();
                     if !module.is_empty() {
-                        self.push(Statement::Import(Import { line: number, level: 0, module, names: None }));
+                        self.push(Statement::Import(Import {
+                            line: number,
+                            level: 0,
+                            module: module.into(),
+                            names: None,
+                        }));
                     }
                 }
             }
@@ -513,23 +696,22 @@ impl Builder {
                 }
             }
             b"raise" => self.push(Statement::Raise),
-            _ => self.expression(text, number),
+            _ => self.expression(range, text, number),
         }
     }
 
     /// `name(…)`, `x = name(…)`, `NAME = True`, and `import_module("literal")`.
-    fn expression(&mut self, text: &[u8], number: u32) {
+    fn expression(&mut self, range: Range<usize>, text: &[u8], number: u32) {
         let name_len = text.iter().take_while(|c| is_name(**c)).count();
         if name_len == 0 {
             return;
         }
         let after = text[name_len..].trim_ascii_start();
         if after.first() == Some(&b'(') {
-            let name = String::from_utf8_lossy(&text[..name_len]).into_owned();
-            if name == "__import__" {
+            if &text[..name_len] == b"__import__" {
                 self.dynamic(after, number);
             } else {
-                self.push(Statement::Call(name));
+                self.call(&text[..name_len]);
             }
             return;
         }
@@ -537,16 +719,28 @@ impl Builder {
             let value = value.trim_ascii();
             let call = value.iter().take_while(|c| is_name(**c)).count();
             if call > 0 && value.get(call) == Some(&b'(') {
-                self.push(Statement::Call(String::from_utf8_lossy(&value[..call]).into_owned()));
+                self.call(&value[..call]);
             } else if value.len() <= MAX_CONDITION && KNOWABLE.iter().any(|k| value.starts_with(k)) {
-                let name = String::from_utf8_lossy(&text[..name_len]).into_owned();
+                let name = CompactString::from_utf8_lossy(&text[..name_len]);
                 self.push(Statement::Constant(name, condition(value)));
             }
         } else if after.is_empty() {
-            self.push(Statement::Name(String::from_utf8_lossy(&text[..name_len]).into_owned()));
+            self.push(Statement::Name(CompactString::from_utf8_lossy(&text[..name_len])));
         }
-        if let Some(at) = memchr::memmem::find(text, b"import_module(") {
+        if self.mentions_import(range)
+            && let Some(at) = memchr::memmem::find(text, b"import_module(")
+        {
             self.dynamic(&text[at + b"import_module".len()..], number);
+        }
+    }
+
+    /// A call counts if it may be of a function that holds imports.
+    fn call(&mut self, name: &[u8]) {
+        let is_inside = self.frames.iter().any(|f| matches!(f.kind, Kind::Function(_)));
+        if let Ok(name) = std::str::from_utf8(name)
+            && (is_inside || self.callable.contains(name))
+        {
+            self.push(Statement::Call(name.into()));
         }
     }
 
@@ -558,7 +752,7 @@ impl Builder {
         let rest = argument[end + 2..].trim_ascii_start();
         let module = &argument[1..=end];
         if !module.is_empty() && module.iter().all(|c| is_name(*c) || *c == b'.') && module[0] != b'.' && rest == b")" {
-            let module = String::from_utf8_lossy(module).into_owned();
+            let module = CompactString::from_utf8_lossy(module);
             self.push(Statement::Import(Import { line: number, level: 0, module, names: None }));
         }
     }
@@ -575,9 +769,10 @@ impl Builder {
         let body = frame.body;
         match frame.kind {
             Kind::Module => {}
-            Kind::Inline => parent.body.extend(body),
+            Kind::Class | Kind::Inline => parent.body.extend(body),
             Kind::Function(name) => {
                 if body.iter().any(holds_import) {
+                    self.callable.insert(name.clone());
                     parent.body.push(Statement::Function { name, body });
                 }
             }
@@ -617,8 +812,14 @@ impl Builder {
         }
     }
 
-    fn in_function(&self) -> bool {
-        self.frames.last().is_some_and(|f| matches!(f.kind, Kind::Function(_)))
+    /// Whether the block that begins matters only if it holds an import: that of a function does not run, and that of a
+    /// class calls nothing that would import.
+    fn can_be_skipped(&self) -> bool {
+        self.frames.last().is_some_and(|f| match f.kind {
+            Kind::Function(_) => true,
+            Kind::Class => self.callable.is_empty(),
+            _ => false,
+        })
     }
 
     fn finish(mut self) -> Vec<Statement> {
@@ -656,8 +857,19 @@ fn ends_header(source: &[u8], line: &Line) -> bool {
     })
 }
 
+/// Bytes that names consist of.
+static NAME: [bool; 256] = {
+    let mut name = [false; 256];
+    let mut c = 0;
+    while c < 256 {
+        name[c] = (c as u8).is_ascii_alphanumeric() || c == b'_' as usize || c >= 0x80;
+        c += 1;
+    }
+    name
+};
+
 fn is_name(c: u8) -> bool {
-    c.is_ascii_alphanumeric() || c == b'_' || c >= 0x80
+    NAME[usize::from(c)]
 }
 
 /// The leading identifier, and what follows it.
@@ -665,17 +877,22 @@ fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(text.iter().take_while(|c| is_name(**c)).count())
 }
 
-fn identifier(text: &[u8]) -> String {
+fn identifier(text: &[u8]) -> CompactString {
     let text = text.trim_ascii_start();
-    String::from_utf8_lossy(first_word(text).0).into_owned()
+    CompactString::from_utf8_lossy(first_word(text).0)
 }
 
-fn condition(text: &[u8]) -> String {
-    clean(text).trim().to_owned()
+fn condition(text: &[u8]) -> CompactString {
+    clean(text).trim().into()
 }
 
 /// Text of a statement on one line: comments and joins removed, white space folded, parentheses kept.
-fn clean(text: &[u8]) -> String {
+fn clean(text: &[u8]) -> Cow<'_, str> {
+    let text = text.trim_ascii();
+    let is_clean = |pair: &[u8]| !matches!(pair[1], b'#' | b'\\' | b'\n' | b'\t' | b'\r') && pair != b"  ";
+    if text.windows(2).all(is_clean) {
+        return String::from_utf8_lossy(text);
+    }
     let mut out = String::with_capacity(text.len());
     for line in String::from_utf8_lossy(text).split('\n') {
         let line = line.split(" #").next().unwrap_or(line);
@@ -687,7 +904,7 @@ fn clean(text: &[u8]) -> String {
             out.push_str(word);
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 /// What follows `from`.
@@ -704,15 +921,15 @@ fn parse_from(rest: &[u8], line: u32) -> Option<Import> {
         }
     };
     let names = names.trim().trim_start_matches('(').trim_end_matches(')');
-    let names: Vec<String> = names
+    let names: Vec<CompactString> = names
         .split(',')
-        .map(|n| n.trim().split(" as ").next().unwrap_or_default().trim().to_owned())
+        .map(|n| CompactString::from(n.trim().split(" as ").next().unwrap_or_default().trim()))
         .filter(|n| !n.is_empty())
         .collect();
     if module.contains(|c: char| c.is_whitespace()) || names.is_empty() {
         return None;
     }
-    Some(Import { line, level: u32::try_from(level).ok()?, module: module.to_owned(), names: Some(names) })
+    Some(Import { line, level: u32::try_from(level).ok()?, module: module.into(), names: Some(names) })
 }
 
 #[cfg(test)]

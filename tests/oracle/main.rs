@@ -5,6 +5,7 @@
 mod dlopen;
 mod graphs;
 mod machine;
+mod python;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

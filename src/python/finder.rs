@@ -1,0 +1,292 @@
+//! Finding modules along `sys.path` (`FileFinder` and `PathFinder` in CPython's `Lib/importlib/_bootstrap_external.py`).
+//!
+//! One `import torch` asks some 10,000 times for a name in a directory, and executes a thousand files. So every directory
+//! is listed once, every file is scanned once, and both can be done ahead of the import by a second thread: which
+//! file a module has does not depend on what was imported before.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use compact_str::{CompactString, format_compact};
+
+use rustc_hash::FxHashMap;
+
+use super::Interpreter;
+use super::source::{Import, Statement, scan};
+use crate::image::{EntryKind, FileError, Rootfs};
+
+/// Largest Python source file read, in bytes.
+const MAX_SOURCE: u64 = 16 * 1024 * 1024;
+
+thread_local! {
+    /// What is being scanned: memory for a thousand files anew would cost more than reading them.
+    static SOURCE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A directory that modules are looked for in.
+#[derive(Debug)]
+pub struct Directory {
+    /// Its path as `sys.path` leads to it.
+    pub path: PathBuf,
+    /// Without links.
+    real: PathBuf,
+    entries: FxHashMap<Box<str>, Entry>,
+    /// Names that end in `.so`.
+    pub libraries: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: EntryKind,
+    /// Where it is a directory: what is in it.
+    directory: OnceLock<Option<Arc<Directory>>>,
+    /// Where it is source: what it executes.
+    statements: OnceLock<Result<Arc<[Statement]>, FileError>>,
+}
+
+/// Directories of a package, or `sys.path`.
+pub type Search = Arc<[Arc<Directory>]>;
+
+/// What a module is.
+#[derive(Debug, Clone)]
+pub enum Spec {
+    /// A source file.
+    Source { file: File, is_package: bool },
+    /// An extension module.
+    Extension { file: File, is_package: bool },
+    /// Bytecode alone: it exists, and nothing is known of what it imports.
+    Opaque { file: File, is_package: bool },
+    /// Directories without an `__init__` file.
+    Namespace(Search),
+}
+
+/// A file in a directory.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// The directory.
+    pub directory: Arc<Directory>,
+    /// Its name.
+    pub name: String,
+}
+
+impl File {
+    /// Its path.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path.join(&self.name)
+    }
+}
+
+impl Spec {
+    /// Directories that submodules are looked for in, if it is a package.
+    pub fn search(&self) -> Option<Search> {
+        match self {
+            Self::Namespace(search) => Some(Arc::clone(search)),
+            Self::Source { file, is_package }
+            | Self::Extension { file, is_package }
+            | Self::Opaque { file, is_package } => is_package.then(|| Arc::from([Arc::clone(&file.directory)])),
+        }
+    }
+}
+
+impl Directory {
+    fn read(rootfs: &Rootfs, path: &Path) -> Self {
+        let real = rootfs.canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let entries = rootfs.read_dir_unsorted(&real).unwrap_or_default();
+        let libraries = entries.iter().filter_map(|e| e.name.to_str()).filter(|n| n.ends_with(".so"));
+        let libraries = libraries.map(str::to_owned).collect();
+        let entries = entries.into_iter().filter_map(|e| {
+            let entry = Entry { kind: e.kind, directory: OnceLock::new(), statements: OnceLock::new() };
+            Some((e.name.into_string().ok()?.into_boxed_str(), entry))
+        });
+        Self { path: path.to_owned(), entries: entries.collect(), libraries, real }
+    }
+}
+
+/// The directories and sources of one interpreter's installation.
+pub struct Finder<'r> {
+    rootfs: &'r Rootfs,
+    suffixes: &'r [String],
+    sys_path: Search,
+}
+
+impl<'r> Finder<'r> {
+    /// Nothing is read yet but the entries of `sys.path`.
+    pub fn new(rootfs: &'r Rootfs, python: &'r Interpreter, sys_path: &[PathBuf]) -> Self {
+        let sys_path = sys_path.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
+        Self { rootfs, suffixes: &python.suffixes, sys_path }
+    }
+
+    /// The module `tail` in `search`, or along `sys.path`.
+    pub fn find(&self, tail: &str, search: Option<&Search>) -> Option<Spec> {
+        let mut namespace = Vec::new();
+        for dir in search.unwrap_or(&self.sys_path).iter() {
+            if let Some(inside) = self.subdirectory(dir, tail) {
+                if let Some(spec) = self.pick(&inside, "__init__", true) {
+                    return Some(spec);
+                }
+                namespace.push(inside);
+            }
+            if let Some(spec) = self.pick(dir, tail, false) {
+                return Some(spec);
+            }
+        }
+        (!namespace.is_empty()).then(|| Spec::Namespace(namespace.into()))
+    }
+
+    fn subdirectory(&self, dir: &Directory, name: &str) -> Option<Arc<Directory>> {
+        let entry = dir.entries.get(name)?;
+        let path = || dir.path.join(name);
+        let is_dir = match entry.kind {
+            EntryKind::Dir => true,
+            EntryKind::Link => self.rootfs.is_dir(&path()),
+            EntryKind::File | EntryKind::Special => false,
+        };
+        let read = || is_dir.then(|| Arc::new(Directory::read(self.rootfs, &path())));
+        entry.directory.get_or_init(read).clone()
+    }
+
+    /// The first of the suffixes of extension modules, source and bytecode, in that order.
+    fn pick(&self, directory: &Arc<Directory>, stem: &str, is_package: bool) -> Option<Spec> {
+        // The finder asks for a file: a link that leads nowhere is none.
+        let exists = |file: &str| match directory.entries.get(file).map(|e| e.kind) {
+            Some(EntryKind::File) => true,
+            Some(EntryKind::Link) => self.rootfs.is_file(&directory.path.join(file)),
+            _ => false,
+        };
+        let mut name = String::with_capacity(stem.len() + 40);
+        let file = |name: String| File { directory: Arc::clone(directory), name };
+        for suffix in self.suffixes {
+            name.clear();
+            name.push_str(stem);
+            name.push_str(suffix);
+            if exists(&name) {
+                return Some(Spec::Extension { file: file(name), is_package });
+            }
+        }
+        name.clear();
+        name.push_str(stem);
+        name.push_str(".py");
+        if exists(&name) {
+            return Some(Spec::Source { file: file(name), is_package });
+        }
+        name.push('c');
+        exists(&name).then(|| Spec::Opaque { file: file(name), is_package })
+    }
+
+    /// What a source file executes.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn statements(&self, file: &File) -> Result<Arc<[Statement]>, FileError> {
+        let entry = file.directory.entries.get(file.name.as_str()).ok_or(FileError::NotFound)?;
+        let read = |source: &mut Vec<u8>| {
+            self.rootfs.read_in(&file.directory.real, &file.name, MAX_SOURCE, source)?;
+            Ok(scan(source).into())
+        };
+        entry.statements.get_or_init(|| SOURCE.with_borrow_mut(read)).clone()
+    }
+
+    /// Scans what `import module` is likely to execute, until `stop`. It goes through the modules breadth first, while the
+    /// import itself goes depth first, so that the two seldom want the same file at the same time.
+    pub fn read_ahead(&self, modules: &[&str], stop: &AtomicBool) {
+        let mut ahead = Ahead { finder: self, known: FxHashMap::default(), waiting: VecDeque::new() };
+        for module in modules {
+            ahead.import(module);
+        }
+        while let Some((file, package)) = ahead.waiting.pop_front() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Ok(statements) = self.statements(&file) {
+                ahead.block(&statements, &package);
+            }
+        }
+    }
+}
+
+struct Ahead<'f, 'r> {
+    finder: &'f Finder<'r>,
+    /// Modules that were found, with the directories of those that are packages.
+    known: FxHashMap<CompactString, Option<Search>>,
+    /// Source files to scan, with the package that their relative imports start from.
+    waiting: VecDeque<(File, CompactString)>,
+}
+
+impl Ahead<'_, '_> {
+    fn import(&mut self, module: &str) {
+        for (end, _) in module.match_indices('.').chain([(module.len(), "")]) {
+            self.import_one(&module[..end]);
+        }
+    }
+
+    fn import_one(&mut self, module: &str) {
+        if self.known.contains_key(module) {
+            return;
+        }
+        let (parent, tail) = module.rsplit_once('.').map_or((None, module), |(p, t)| (Some(p), t));
+        let search = match parent {
+            Some(parent) => match self.known.get(parent) {
+                Some(Some(search)) => Some(Arc::clone(search)),
+                _ => return,
+            },
+            None => None,
+        };
+        let Some(spec) = self.finder.find(tail, search.as_ref()) else { return };
+        let search = spec.search();
+        if let Spec::Source { file, is_package } = spec {
+            let package = if is_package { module } else { parent.unwrap_or_default() };
+            self.waiting.push_back((file, package.into()));
+        }
+        self.known.insert(module.into(), search);
+    }
+
+    fn block(&mut self, statements: &[Statement], package: &str) {
+        for statement in statements {
+            match statement {
+                Statement::Import(import) => {
+                    let module = import.absolute(package);
+                    self.import(&module);
+                    if let Some(Some(_)) = self.known.get(&module) {
+                        for name in import.names.iter().flatten().filter(|n| *n != "*") {
+                            self.import_one(&format_compact!("{module}.{name}"));
+                        }
+                    }
+                }
+                Statement::Try { body, otherwise, finally, .. } => {
+                    for block in [body, otherwise, finally] {
+                        self.block(block, package);
+                    }
+                }
+                Statement::If { branches, otherwise } => {
+                    let likely = branches.iter().filter(|(condition, _)| !condition.contains("TYPE_CHECKING"));
+                    for block in likely.map(|(_, block)| block).chain(otherwise) {
+                        self.block(block, package);
+                    }
+                }
+                Statement::Suppress { body, .. } => self.block(body, package),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Import {
+    /// The module that a relative import stands for in a file of `package` (`_resolve_name` in `importlib._bootstrap`).
+    pub fn absolute(&self, package: &str) -> CompactString {
+        if self.level == 0 {
+            return self.module.clone();
+        }
+        let mut package = package;
+        for _ in 1..self.level {
+            package = package.rsplit_once('.').map_or("", |(p, _)| p);
+        }
+        match (package.is_empty(), self.module.is_empty()) {
+            (true, _) => self.module.clone(),
+            (false, true) => package.into(),
+            (false, false) => format_compact!("{package}.{}", self.module),
+        }
+    }
+}
