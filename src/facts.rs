@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::loader::LoadError;
+use crate::loader::Failure;
 
 /// Schema of a facts file.
 pub const SCHEMA: &str = "mldoctor.facts/1";
@@ -328,8 +328,8 @@ pub enum Weight {
 pub enum StepOutcome {
     /// It works; the path that was mapped or found.
     Ok(String),
-    /// It does not load: what is wrong, first what the loader says.
-    Failed(Vec<LoadError>),
+    /// It does not load.
+    Failed(Failure),
     /// A file, program or module is not there.
     NotFound(Absence),
 }

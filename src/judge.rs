@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::checks::{CHECKS, Cause, Failed, Rule};
 use crate::facts::{Facts, How, Scope, Step, StepOutcome, Subject, Weight};
 use crate::finding::{Capability, CheckOutcome, CheckResult, Finding, Report, Severity, Status, Verdict};
-use crate::loader::LoadError;
+use crate::loader::{Failure, LoadError};
 
 /// Judges the facts.
 pub fn judge(facts: &Facts) -> Report {
@@ -39,6 +39,15 @@ pub fn judge(facts: &Facts) -> Report {
         capabilities.push(capability(subject, required, blockers, first_message));
     }
     inherit(facts, &mut capabilities);
+    for id in facts.target.require.iter().filter(|id| !facts.subjects.iter().any(|s| s.capability == **id)) {
+        capabilities.push(Capability {
+            id: id.clone(),
+            status: Status::Unknown,
+            required: true,
+            blockers: Vec::new(),
+            summary: "nothing that is examined has this capability".into(),
+        });
+    }
 
     let judged = facts.subjects.iter().any(|s| !s.steps.is_empty());
     let mut checks = Vec::new();
@@ -93,7 +102,7 @@ fn causes(step: &Step) -> Vec<Cause<'_>> {
     match &step.outcome {
         StepOutcome::Ok(_) => Vec::new(),
         StepOutcome::NotFound(absence) => vec![Cause::Absent(absence)],
-        StepOutcome::Failed(errors) => {
+        StepOutcome::Failed(Failure { errors, .. }) => {
             let lost = errors.iter().any(|e| matches!(e, LoadError::Missing { .. } | LoadError::Rejected { .. }));
             let follows = |e: &LoadError| lost && matches!(e, LoadError::Undefined { .. } | LoadError::Version { .. });
             errors.iter().filter(|e| e.is_fatal() && !follows(e)).map(Cause::Load).collect()
@@ -160,7 +169,8 @@ fn add(findings: &mut Vec<Finding>, finding: Finding) {
 fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message: Option<String>) -> Capability {
     let failed = subject.steps.iter().any(|s| s.weight == Weight::Required && !matches!(s.outcome, StepOutcome::Ok(_)));
     let (status, summary) = if let Some(why) = &subject.not_applicable {
-        (Status::NotApplicable, why.clone())
+        // Who asks for a part that this build does not have does not get it.
+        (if required { Status::Broken } else { Status::NotApplicable }, why.clone())
     } else if failed {
         (Status::Broken, message.unwrap_or_else(|| "does not load".into()))
     } else if let Some(why) = &subject.unknown {

@@ -1,5 +1,6 @@
 //! Programs and headers that run-time compilers want, and slim images lack.
 
+use super::package::{self, Packages};
 use super::{Check, Failed, Rule, finding};
 use crate::facts::Facts;
 use crate::finding::{Finding, Fix};
@@ -10,44 +11,76 @@ pub static CHECK: Check = Check {
     rule: Rule::Explain(explain),
 };
 
-/// Kind of absence, finding id, message, what to install on Debian.
-const TOOLS: &[(&str, &str, &str, Option<&str>)] = &[
-    (
-        "c-compiler",
-        "jit-cc",
-        "Triton compiles its launchers with a C compiler, and there is none",
-        Some("gcc libc6-dev"),
-    ),
-    ("c++-compiler", "jit-cxx", "Inductor compiles CPU code with a C++ compiler, and there is none", Some("g++")),
-    ("libc-headers", "jit-libc-dev", "a compiler without the headers of libc compiles nothing", Some("libc6-dev")),
-    ("python-header", "jit-python-h", "Triton includes Python.h of the base interpreter, which is not there", None),
-    ("ldconfig", "jit-ldconfig", "Triton asks /sbin/ldconfig where libcuda is, and it is not there", Some("libc-bin")),
-    ("ptxas", "jit-ptxas-missing", "Triton's ptxas is not there, or may not be executed", None),
+struct Tool {
+    /// Kind of absence.
+    kind: &'static str,
+    id: &'static str,
+    message: &'static str,
+    /// `{}` stands for the version of Python; none where a wheel brings it.
+    packages: Option<Packages<'static>>,
+}
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        kind: "c-compiler",
+        id: "jit-cc",
+        message: "Triton compiles its launchers with a C compiler, and there is none",
+        packages: Some(Packages { apt: "gcc libc6-dev", apk: "gcc musl-dev", dnf: "gcc glibc-devel" }),
+    },
+    Tool {
+        kind: "c++-compiler",
+        id: "jit-cxx",
+        message: "Inductor compiles CPU code with a C++ compiler, and there is none",
+        packages: Some(Packages { apt: "g++", apk: "g++", dnf: "gcc-c++" }),
+    },
+    Tool {
+        kind: "libc-headers",
+        id: "jit-libc-dev",
+        message: "a compiler without the headers of libc compiles nothing",
+        packages: Some(Packages { apt: "libc6-dev", apk: "musl-dev", dnf: "glibc-devel" }),
+    },
+    Tool {
+        kind: "python-header",
+        id: "jit-python-h",
+        message: "Triton includes Python.h of the base interpreter, which is not there",
+        packages: Some(Packages { apt: "python{}-dev", apk: "python3-dev", dnf: "python{}-devel" }),
+    },
+    Tool {
+        kind: "ldconfig",
+        id: "jit-ldconfig",
+        message: "Triton asks /sbin/ldconfig where libcuda is, and it is not there",
+        packages: Some(Packages { apt: "libc-bin", apk: "libc-utils", dnf: "glibc" }),
+    },
+    Tool {
+        kind: "ptxas",
+        id: "jit-ptxas-missing",
+        message: "Triton's ptxas is not there, or may not be executed",
+        packages: None,
+    },
 ];
 
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
-    let (kind, id, message, package) = TOOLS.iter().find(|(kind, ..)| failed.absent(kind).is_some())?;
-    let absence = failed.absent(kind)?;
-    let mut found = finding(id, &absence.name, *message);
+    let tool = TOOLS.iter().find(|tool| failed.absent(tool.kind).is_some())?;
+    let absence = failed.absent(tool.kind)?;
+    let mut found = finding(tool.id, &absence.name, tool.message);
     for place in &absence.searched {
         found = found.proof("looked for", place, None);
     }
     for (label, value) in &absence.notes {
         found = found.proof(label, value, Some("environment".into()));
     }
-    let version = facts.python.as_ref().and_then(|p| p.seen()).map_or("3", |p| p.version.as_str());
-    let package = match (*kind, package) {
-        ("python-header", _) => format!("python{version}-dev"),
-        (_, Some(package)) => (*package).to_owned(),
-        _ => {
-            return Some(found.cure(Fix::dockerfile(
-                "put the file of the triton wheel back, with its execute bit",
-                "RUN pip install --force-reinstall --no-deps --no-cache-dir triton",
-            )));
+    let python = facts.python.as_ref().and_then(|p| p.seen());
+    Some(found.cure(match tool.packages {
+        Some(packages) => {
+            let line = package::install(facts, packages).replace("{}", python.map_or("3", |p| &p.version));
+            Fix::dockerfile("install it, or do without torch.compile", line)
         }
-    };
-    Some(found.cure(Fix::dockerfile(
-        "install it, or do without torch.compile",
-        format!("RUN apt-get update && apt-get install -y --no-install-recommends {package} \\\n    && rm -rf /var/lib/apt/lists/*"),
-    )))
+        None => {
+            let version = python.and_then(|p| p.distributions.iter().find(|d| d.name == "triton"));
+            Fix::dockerfile(
+                "put the file of the triton wheel back, with its execute bit",
+                package::reinstall("triton", version.map_or("*", |d| &d.version)),
+            )
+        }
+    }))
 }

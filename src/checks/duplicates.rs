@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Check, Rule, Surveyed, finding};
+use super::{Check, Rule, Surveyed, finding, mixed_libraries};
 use crate::facts::{Facts, LibraryCopy};
 use crate::finding::Fix;
 
@@ -86,10 +86,7 @@ fn nccl(facts: &Facts) -> Surveyed {
         "NCCL",
         "two distributions write the same libnccl.so.2, and the one installed last has won".to_owned(),
     )
-    .cure(Fix::dockerfile(
-        "remove the one that torch does not ask for, and put the other back",
-        "RUN pip uninstall -y nvidia-nccl-cu11 && pip install --force-reinstall --no-deps nvidia-nccl-cu12",
-    ));
+    .cure(mixed_libraries::one_nccl());
     for d in installed {
         found = found.proof("installed", format!("{} {}", d.name, d.version), Some(d.location.clone()));
     }

@@ -1,10 +1,13 @@
 //! A library that nothing finds: who needs it, where it was looked for, and which package brings it.
 
-use super::{Check, Failed, Rule, file_name, finding};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Check, Failed, Rule, file_name, finding, package};
 use crate::facts::{Facts, How, Weight};
 use crate::finding::{Finding, Fix};
-use crate::image::packages::{Providers, providers};
 use crate::loader::{LoadError, Searched, SearchedWhy};
+use crate::python::site::normal;
 
 /// The check.
 pub static CHECK: Check = Check {
@@ -36,6 +39,8 @@ pub static CHECK: Check = Check {
 struct Name {
     id: &'static str,
     message: String,
+    /// What it is about, if not the library.
+    subject: Option<String>,
 }
 
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
@@ -44,8 +49,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     }
     let LoadError::Missing { name, requested_by, searched, .. } = failed.load()? else { return None };
     let named = name_it(failed, facts, name, requested_by, searched);
-    let providers = providers(name);
-    let mut found = finding(named.id, name, named.message).proof(
+    let mut found = finding(named.id, named.subject.as_deref().unwrap_or(name), named.message).proof(
         "needed by",
         requested_by,
         Some(if failed.step.how == How::Dlopen && *name == failed.step.file {
@@ -75,19 +79,25 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     if let Some(copy) = elsewhere {
         found = found.proof("there is", &copy.path, Some("not on any path searched".into()));
     }
-    Some(found.cure(cure(named.id, name, facts, providers, elsewhere.map(|c| c.path.as_str()))))
+    Some(found.cure(cure(named.id, name, requested_by, facts, elsewhere.map(|c| c.path.as_str()))))
 }
 
 fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &[Searched]) -> Name {
     let object = file_name(by);
     let of_wheel = by.contains("/site-packages/") || by.contains("/dist-packages/");
-    let say = |id, message: String| Name { id, message };
+    let say = |id, message: String| Name { id, message, subject: None };
     let stem = name.split(".so").next().unwrap_or(name);
     if facts.image.loader.as_ref().is_some_and(|l| l.libc == "musl") && is_glibc(name) {
         return say("lib-musl", format!("{object} is built for glibc, and this image has musl"));
     }
     if name.starts_with("libcuda.so") || name.starts_with("libnvidia-ml.so") {
         return say("drv-build-link", format!("{object} is linked to {name}, which only the host's driver brings"));
+    }
+    if of_wheel && let Some(dir) = neighbours(searched) {
+        return Name {
+            subject: Some(dir.clone()),
+            ..say("lib-rpath-target", format!("{object} looks for CUDA beside its own package, where {dir} is not"))
+        };
     }
     if stem == "libcupti" {
         return say("lib-cupti", format!("{object} is linked to CUPTI, and {name} is not in the image"));
@@ -156,20 +166,39 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
     if stem == "libibverbs" || stem == "librdmacm" {
         return say("lib-sys-ibverbs", format!("{object} finds no {name}: InfiniBand is not used"));
     }
-    let cuda = providers(name).is_some_and(|p| is_nvidia(&p));
-    if cuda && failed.step.weight == Weight::Required && of_wheel {
-        let gone: Vec<&Searched> =
-            searched.iter().filter(|s| s.why == SearchedWhy::NoDirectory && s.path.contains("/../")).collect();
-        let own = searched.iter().filter(|s| matches!(s.via.as_str(), "rpath" | "runpath")).count();
-        if own > 0 && gone.len() == own {
-            return say(
-                "lib-rpath-target",
-                format!("{object} looks for {name} beside its own package, where no such directory is"),
-            );
-        }
+    if package::is_of_nvidia(name) && failed.step.weight == Weight::Required && of_wheel {
         return say("lib-torch-deps", format!("{object} needs {name}, and it is not in the image"));
     }
     say("lib-missing", format!("{object} needs {name}, and nothing finds it"))
+}
+
+/// A directory that search paths of a library lead into, beside its own package, where nothing of it is there.
+fn neighbours(searched: &[Searched]) -> Option<String> {
+    let own = searched.iter().filter(|s| matches!(s.via.as_str(), "rpath" | "runpath"));
+    let beside: Vec<(PathBuf, bool)> = own
+        .filter(|s| s.path.contains("/../"))
+        .map(|s| {
+            let is_dir = s.why != SearchedWhy::NoDirectory;
+            let path = normal(Path::new(&s.path));
+            (if is_dir { path.parent().map(Path::to_owned).unwrap_or_default() } else { path }, is_dir)
+        })
+        .collect();
+    let common = beside.iter().map(|(dir, _)| dir.clone()).reduce(|common, dir| {
+        common.components().zip(dir.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+    })?;
+    let mut below: BTreeMap<PathBuf, (usize, bool)> = BTreeMap::new();
+    for (dir, is_dir) in &beside {
+        let first = dir.strip_prefix(&common).ok().and_then(|rest| rest.components().next());
+        let (count, any) = below.entry(first.map_or(common.clone(), |c| common.join(c))).or_default();
+        *count += 1;
+        *any |= is_dir;
+    }
+    let gone = if beside.iter().all(|(_, is_dir)| !is_dir) {
+        common
+    } else {
+        below.into_iter().find(|(_, (count, any))| *count > 1 && !any)?.0
+    };
+    Some(gone.to_string_lossy().into_owned())
 }
 
 /// Libraries that only glibc has under these names.
@@ -201,7 +230,7 @@ fn no_program_interpreter(failed: &Failed<'_>, interpreter: &str) -> Finding {
     )
 }
 
-fn cure(id: &str, name: &str, facts: &Facts, providers: Option<Providers>, elsewhere: Option<&str>) -> Fix {
+fn cure(id: &str, name: &str, by: &str, facts: &Facts, elsewhere: Option<&str>) -> Fix {
     match id {
         "drv-build-link" => {
             return Fix {
@@ -212,9 +241,19 @@ fn cure(id: &str, name: &str, facts: &Facts, providers: Option<Providers>, elsew
             };
         }
         "lib-nvrtc-name" => {
+            let versioned = facts.image.libraries.cuda_copies.iter().find(|c| c.soname.starts_with("libnvrtc.so."));
+            let (dir, file) =
+                versioned.and_then(|c| c.path.rsplit_once('/')).unwrap_or(("/usr/local/cuda/lib64", "libnvrtc.so.12"));
             return Fix::dockerfile(
                 "give it the name that it asks for, beside the versioned file",
-                "RUN cd /usr/local/cuda/lib64 && ln -s libnvrtc.so.* libnvrtc.so",
+                format!("RUN ln -s {file} {dir}/libnvrtc.so"),
+            );
+        }
+        "lib-rpath-target" => {
+            let site = by.find("-packages/").map_or("/opt/venv", |at| &by[..at + "-packages".len()]);
+            return Fix::dockerfile(
+                "packages find each other by relative paths: copy all of them, to the same place",
+                format!("COPY --from=builder {site} {site}"),
             );
         }
         "lib-musl" => {
@@ -229,52 +268,5 @@ fn cure(id: &str, name: &str, facts: &Facts, providers: Option<Providers>, elsew
             format!("RUN echo {dir} > /etc/ld.so.conf.d/mldoctor.conf && ldconfig"),
         );
     }
-    let Some(p) = providers else {
-        return Fix::words(format!("bring {name} back: copy the whole directory that holds it, links included"));
-    };
-    let os = facts.image.os.as_ref();
-    let like = |what: &str| os.is_some_and(|os| os.id == what || os.like.split(' ').any(|l| l == what));
-    let python = facts.python.as_ref().and_then(|p| p.seen());
-    let installed = |name: &str| python.and_then(|p| p.distributions.iter().find(|d| d.name == name));
-    let apt = |package: &str| {
-        format!(
-            "RUN apt-get update && apt-get install -y --no-install-recommends {package} \\\n    && rm -rf /var/lib/apt/lists/*"
-        )
-    };
-    if is_nvidia(&p) && python.is_some() {
-        if let Some(d) = p.pypi.iter().find_map(|name| installed(name)) {
-            return Fix::dockerfile(
-                format!("{} is installed, but the file is gone: put it back", d.name),
-                format!("RUN pip install --force-reinstall --no-deps --no-cache-dir {}=={}", d.name, d.version),
-            );
-        }
-        if let Some(pypi) = p.pypi.first() {
-            return Fix::dockerfile(
-                format!("install {pypi}, which brings {name}"),
-                format!("RUN pip install --no-cache-dir '{pypi}'"),
-            );
-        }
-    }
-    if like("alpine")
-        && let Some(apk) = p.alpine.first()
-    {
-        return Fix::dockerfile(format!("{apk} brings {name}"), format!("RUN apk add --no-cache {apk}"));
-    }
-    if (like("rhel") || like("fedora") || like("centos"))
-        && let Some(rpm) = p.rhel.first()
-    {
-        return Fix::dockerfile(format!("{rpm} brings {name}"), format!("RUN dnf install -y {rpm} && dnf clean all"));
-    }
-    match (p.debian.first(), p.pypi.first()) {
-        (Some(deb), _) => Fix::dockerfile(format!("{deb} brings {name}"), apt(deb)),
-        (None, Some(pypi)) => {
-            Fix::dockerfile(format!("{pypi} brings {name}"), format!("RUN pip install --no-cache-dir '{pypi}'"))
-        }
-        (None, None) => Fix::words(format!("bring {name} back")),
-    }
-}
-
-/// Whether it is one of NVIDIA's libraries, which wheels bring.
-fn is_nvidia(providers: &Providers) -> bool {
-    providers.pypi.iter().any(|p| p.starts_with("nvidia-"))
+    package::that_brings(facts, name)
 }

@@ -1,5 +1,6 @@
 //! Libraries that are there but do not fit together: a version or a symbol that the one wants and the other lacks.
 
+use super::package::{self, Packages};
 use super::{Check, Failed, Rule, file_name, finding};
 use crate::facts::Facts;
 use crate::finding::{Finding, Fix};
@@ -25,7 +26,7 @@ pub static CHECK: Check = Check {
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     match failed.load()? {
         LoadError::Version { object, version, from, requires } => {
-            Some(of_version(facts, object, version, from, requires))
+            Some(of_version(failed, facts, object, version, from, requires))
         }
         LoadError::Undefined { object, symbol, version, file, .. } => {
             Some(of_symbol(failed, facts, object, symbol, version.as_deref(), file.as_deref()))
@@ -34,40 +35,65 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     }
 }
 
-fn of_version(facts: &Facts, object: &str, version: &str, from: &str, requires: &str) -> Finding {
+fn of_version(failed: &Failed<'_>, facts: &Facts, object: &str, version: &str, from: &str, requires: &str) -> Finding {
     let release = facts.image.loader.as_ref().and_then(|l| l.release.clone());
-    let (id, message, fix) = if version.starts_with("GLIBC_") {
+    let by = file_name(object);
+    let (id, message, fix) = if let Some(number) = version.strip_prefix("GLIBC_") {
         let have = release.map_or_else(String::new, |r| format!(", and this image has {r}"));
         (
             "lib-glibc",
-            format!("{} is built for glibc {}{have}", file_name(object), version.trim_start_matches("GLIBC_")),
+            format!("{by} is built for glibc {number}{have}"),
             Fix::dockerfile(
                 "use a base image with a glibc at least as new, or a wheel built for an older one (manylinux)",
-                format!("FROM {}", base_with_glibc(version)),
+                format!("FROM {}", base_with_glibc(number)),
             ),
         )
     } else if version.starts_with("GLIBCXX_") || version.starts_with("CXXABI_") {
+        let packages = Packages { apt: "libstdc++6", apk: "libstdc++", dnf: "libstdc++" };
         (
             "lib-glibcxx",
-            format!("{} needs {version}, and the libstdc++ that is loaded is older", file_name(object)),
+            format!("{by} needs {version}, and the libstdc++ that is loaded is older"),
             Fix::dockerfile(
                 "let the newer libstdc++ win: install it, and take older copies off LD_LIBRARY_PATH",
-                "RUN apt-get update && apt-get install -y --no-install-recommends libstdc++6",
+                package::install(facts, packages),
             ),
         )
     } else {
         (
             id_of_library(requires).unwrap_or("lib-version"),
-            format!("{} wants {version} of {requires}, and the copy that is loaded lacks it", file_name(object)),
-            take_off_path(facts, from),
+            format!("{by} wants {version} of {requires}, and the copy that is loaded lacks it"),
+            take_off_path(facts, [from, object]),
         )
     };
+    let via = failed.loaded(|soname| soname == requires).map(|l| l.via);
     finding(id, from, message)
         .proof("wanted by", object, Some(format!("Verneed {requires}")))
         .proof("version", version, None)
-        .proof("loaded", from, Some(how_found(facts, from)))
+        .proof("loaded", from, via)
         .cure(fix)
 }
+
+/// What is known of the symbols of one library.
+struct Family {
+    /// How they begin.
+    prefixes: &'static [&'static str],
+    /// The library, without its version.
+    library: &'static str,
+    id: &'static str,
+    name: &'static str,
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        prefixes: &["__nvJitLink", "nvJitLink"],
+        library: "libnvJitLink.so",
+        id: "lib-nvjitlink",
+        name: "nvJitLink",
+    },
+    Family { prefixes: &["cublasLt"], library: "libcublasLt.so", id: "lib-cublaslt", name: "cublasLt" },
+    Family { prefixes: &["nccl", "pnccl"], library: "libnccl.so", id: "lib-nccl-mix", name: "NCCL" },
+    Family { prefixes: &["cudnn"], library: "libcudnn", id: "lib-cudnn-mix", name: "cuDNN" },
+];
 
 fn of_symbol(
     failed: &Failed<'_>,
@@ -78,42 +104,23 @@ fn of_symbol(
     file: Option<&str>,
 ) -> Finding {
     let by = file_name(object);
-    let is_torch_symbol = ["_ZN3c10", "_ZNK3c10", "_ZN2at", "_ZNK2at", "_ZN5torch", "_ZNK5torch", "_ZN8torch"]
-        .iter()
-        .any(|p| symbol.starts_with(p))
-        || symbol.contains("N3c10")
-        || symbol.contains("N2at");
-    let library = version.filter(|v| v.starts_with("lib")).or(file);
-    let provider = library.and_then(|l| failed.subject.mapped.iter().find(|m| m.soname == l));
-    let (id, message, fix) = if symbol.starts_with("__nvJitLink") || symbol.starts_with("nvJitLink") {
-        (
-            "lib-nvjitlink",
-            format!("{by} wants {symbol}, and the libnvJitLink that is loaded is older"),
-            take_off_path(facts, provider.map_or("", |p| p.path.as_str())),
-        )
-    } else if symbol.starts_with("cublasLt") {
-        let id = if by.contains("transformer_engine") { "lib-te-cublas" } else { "lib-cublaslt" };
-        (
-            id,
-            format!("{by} wants {symbol}, and the libcublasLt that is loaded is older"),
-            take_off_path(facts, provider.map_or("", |p| p.path.as_str())),
-        )
-    } else if symbol.starts_with("nccl") || symbol.starts_with("pnccl") {
-        (
-            "lib-nccl-mix",
-            format!("{by} wants {symbol}, and the NCCL that is loaded lacks it"),
-            Fix::dockerfile(
-                "keep one NCCL: the one that torch pins",
-                "RUN pip uninstall -y nvidia-nccl-cu11 && pip install --force-reinstall --no-deps nvidia-nccl-cu12",
-            ),
-        )
-    } else if symbol.contains("cudnn") {
-        (
-            "lib-cudnn-mix",
-            format!("{by} wants {symbol}, and the cuDNN that is loaded is another release"),
-            take_off_path(facts, provider.map_or("", |p| p.path.as_str())),
-        )
-    } else if is_torch_symbol && !object.contains("/torch/") {
+    let family = FAMILIES.iter().find(|f| {
+        f.prefixes.iter().any(|p| symbol.starts_with(p)) || file.is_some_and(|file| file.starts_with(f.library))
+    });
+    let provider = match (file, family) {
+        (Some(file), _) => failed.loaded(|soname| soname == file),
+        (None, Some(family)) => failed.loaded(|soname| soname.starts_with(family.library)),
+        (None, None) => None,
+    };
+    let there = provider.as_ref().map_or("", |p| p.path.as_str());
+    let (id, message, fix) = if let Some(family) = family {
+        let id = match family.id {
+            "lib-cublaslt" if by.contains("transformer_engine") => "lib-te-cublas",
+            id => id,
+        };
+        let fix = if id == "lib-nccl-mix" { one_nccl() } else { take_off_path(facts, [there, object]) };
+        (id, format!("{by} wants {symbol}, and the {} that is loaded is another release", family.name), fix)
+    } else if is_of_torch(symbol) && !object.contains("/torch/") {
         let abi = if symbol.contains("cxx11") {
             ", built with the C++11 string ABI"
         } else if symbol.contains("Ss") {
@@ -136,54 +143,52 @@ fn of_symbol(
             Fix::words("install releases of the two that belong together, and keep one copy of each"),
         )
     };
-    let subject = provider.map_or(object, |p| p.path.as_str());
-    let mut found = finding(id, subject, message).proof("wanted by", object, None).proof(
-        "symbol",
-        match version {
-            Some(v) => format!("{symbol}, version {v}"),
-            None => symbol.to_owned(),
-        },
-        None,
-    );
+    let shown = version.map_or_else(|| symbol.to_owned(), |v| format!("{symbol}, version {v}"));
+    let mut found = finding(id, if there.is_empty() { object } else { there }, message)
+        .proof("wanted by", object, None)
+        .proof("symbol", shown, None);
     if let Some(provider) = provider {
-        found = found.proof("loaded", &provider.path, Some(provider.via.clone()));
+        found = found.proof("loaded", provider.path, Some(provider.via));
     }
     found.cure(fix)
 }
 
+/// Mangled names of functions and classes in the namespaces of PyTorch.
+fn is_of_torch(symbol: &str) -> bool {
+    ["N3c10", "NK3c10", "N2at", "NK2at", "N5torch", "NK5torch"].iter().any(|n| symbol.contains(n))
+}
+
 fn id_of_library(name: &str) -> Option<&'static str> {
-    match name.split(".so").next()? {
-        "libnvJitLink" => Some("lib-nvjitlink"),
-        "libcublasLt" | "libcublas" => Some("lib-cublaslt"),
-        "libnccl" => Some("lib-nccl-mix"),
-        stem if stem.starts_with("libcudnn") => Some("lib-cudnn-mix"),
-        _ => None,
+    FAMILIES.iter().find(|f| name.starts_with(f.library)).map(|f| f.id)
+}
+
+/// The line that leaves one NCCL.
+pub(super) fn one_nccl() -> Fix {
+    Fix::dockerfile(
+        "keep one NCCL: the one that torch pins",
+        "RUN pip uninstall -y nvidia-nccl-cu11 && pip install --force-reinstall --no-deps nvidia-nccl-cu12",
+    )
+}
+
+/// The line that lets the libraries that belong together find each other: without the directories of `paths` on
+/// `LD_LIBRARY_PATH`.
+fn take_off_path(facts: &Facts, paths: [&str; 2]) -> Fix {
+    let dirs = paths.map(|path| path.rsplit_once('/').map_or("", |(d, _)| d));
+    let set = facts.image.env.iter().find(|(name, _)| name == "LD_LIBRARY_PATH").map(|(_, value)| value.as_str());
+    let listed: Vec<&str> = set.unwrap_or("").split([':', ';']).filter(|d| !d.is_empty()).collect();
+    let rest: Vec<&str> = listed.iter().filter(|d| !dirs.contains(&d.trim_end_matches('/'))).copied().collect();
+    if rest.len() < listed.len() {
+        return Fix::dockerfile(
+            "take the directory off LD_LIBRARY_PATH: the wheels find their own libraries",
+            format!("ENV LD_LIBRARY_PATH={}", rest.join(":")),
+        );
     }
+    Fix::words(format!("let the copy that belongs to it win, and remove the one in {}", dirs[0]))
 }
 
-fn how_found(facts: &Facts, path: &str) -> String {
-    let mapped = facts.subjects.iter().flat_map(|s| &s.mapped).find(|m| m.path == path);
-    mapped.map_or_else(|| "search".to_owned(), |m| m.via.clone())
-}
-
-fn take_off_path(facts: &Facts, path: &str) -> Fix {
-    let dir = path.rsplit_once('/').map_or("", |(d, _)| d);
-    match facts.image.env.iter().find(|(name, _)| name == "LD_LIBRARY_PATH") {
-        Some((_, value)) => {
-            let rest: Vec<&str> =
-                value.split([':', ';']).filter(|d| d.trim_end_matches('/') != dir && !d.is_empty()).collect();
-            Fix::dockerfile(
-                "take the directory off LD_LIBRARY_PATH: the wheels find their own libraries",
-                format!("ENV LD_LIBRARY_PATH={}", rest.join(":")),
-            )
-        }
-        None => Fix::words(format!("let the copy that belongs to it win, and remove the one in {dir}")),
-    }
-}
-
-/// A base image that is known to have a glibc of at least `version`.
-fn base_with_glibc(version: &str) -> &'static str {
-    let minor: u32 = version.trim_start_matches("GLIBC_2.").split('.').next().and_then(|m| m.parse().ok()).unwrap_or(0);
+/// A base image that is known to have a glibc of at least this release.
+fn base_with_glibc(release: &str) -> &'static str {
+    let minor: u32 = release.strip_prefix("2.").and_then(|m| m.split('.').next()?.parse().ok()).unwrap_or(0);
     match minor {
         ..=31 => "debian:bullseye-slim",
         32..=36 => "debian:bookworm-slim",

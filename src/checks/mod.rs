@@ -12,12 +12,13 @@ mod duplicates;
 mod ld_library_path;
 mod missing_library;
 mod mixed_libraries;
+mod package;
 mod python;
 mod rejected_file;
 
-use crate::facts::{Absence, Facts, Step, Subject};
+use crate::facts::{Absence, Facts, Step, StepOutcome, Subject};
 use crate::finding::{CheckOutcome, Evidence, Finding, Fix};
-use crate::loader::LoadError;
+use crate::loader::{LoadError, Loaded};
 
 /// What failed.
 pub enum Cause<'f> {
@@ -44,6 +45,19 @@ impl Failed<'_> {
             Cause::Load(error) => Some(error),
             Cause::Absent(_) => None,
         }
+    }
+
+    /// The library that answers to a name: among those that were mapped in vain, or in the process as it is.
+    pub fn loaded(&self, is_it: impl Fn(&str) -> bool) -> Option<Loaded> {
+        let in_vain = match &self.step.outcome {
+            StepOutcome::Failed(failure) => failure.loaded.as_slice(),
+            _ => &[],
+        };
+        let mapped = self.subject.mapped.iter();
+        in_vain.iter().find(|l| is_it(&l.soname)).cloned().or_else(|| {
+            let found = mapped.into_iter().find(|m| is_it(&m.soname))?;
+            Some(Loaded { soname: found.soname.clone(), path: found.path.clone(), via: found.via.clone() })
+        })
     }
 
     /// The missing thing, if that is the cause.

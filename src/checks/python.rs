@@ -1,9 +1,8 @@
 //! Python's side: modules that are not there, built for another interpreter, or not what was installed.
 
-use super::{Check, Failed, Rule, Surveyed, finding};
+use super::{Check, Failed, Rule, Surveyed, finding, package};
 use crate::facts::Facts;
-use crate::finding::{Finding, Fix};
-use crate::image::packages::providers;
+use crate::finding::{Finding, Fix, Severity};
 use crate::loader::LoadError;
 
 /// Explains what is missing from Python's point of view.
@@ -66,7 +65,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     for place in &absence.searched {
         found = found.proof("searched", place, Some("sys.path".into()));
     }
-    Some(found.cure(Fix::dockerfile("install it", format!("RUN pip install --no-cache-dir {top}"))))
+    Some(found.cure(Fix::dockerfile("install it", package::pip(&top))))
 }
 
 fn chain(failed: &Failed<'_>, mut found: Finding) -> Finding {
@@ -83,24 +82,10 @@ fn stdlib(failed: &Failed<'_>, facts: &Facts, error: &LoadError) -> Option<Findi
         return None;
     }
     let module = failed.step.what.trim_start_matches("import ");
-    let like_alpine = facts.image.os.as_ref().is_some_and(|os| os.id == "alpine");
-    let providers = providers(name).unwrap_or_default();
-    let fix = match (providers.alpine.first(), providers.debian.first()) {
-        (Some(apk), _) if like_alpine => {
-            Fix::dockerfile(format!("{apk} brings {name}"), format!("RUN apk add --no-cache {apk}"))
-        }
-        (_, Some(deb)) => Fix::dockerfile(
-            format!("{deb} brings {name}"),
-            format!(
-                "RUN apt-get update && apt-get install -y --no-install-recommends {deb} \\\n    && rm -rf /var/lib/apt/lists/*"
-            ),
-        ),
-        _ => Fix::words(format!("bring {name} back")),
-    };
     Some(
         chain(failed, finding("py-extension", name, format!("Python's own module {module} needs {name}")))
             .proof("needed by", requested_by, Some("DT_NEEDED".into()))
-            .cure(fix),
+            .cure(package::that_brings(facts, name)),
     )
 }
 
@@ -115,10 +100,7 @@ fn record(facts: &Facts) -> Surveyed {
             format!("{} {}", d.name, d.version),
             format!("{} of its libraries are not as they were installed", d.problems.len()),
         )
-        .cure(Fix::dockerfile(
-            "if that was not meant, put them back",
-            format!("RUN pip install --force-reinstall --no-deps --no-cache-dir {}=={}", d.name, d.version),
-        ));
+        .cure(Fix::dockerfile("if that was not meant, put them back", package::reinstall(&d.name, &d.version)));
         for p in &d.problems {
             let what = match p.found {
                 Some(size) => format!("{}: {size} bytes instead of {}", p.path, p.expected),
@@ -148,5 +130,10 @@ fn cpu_torch(facts: &Facts) -> Surveyed {
             "RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cu128 torch",
         ));
     found.user_sees = Some("AssertionError: Torch not compiled with CUDA enabled".into());
+    // For a CPU it is the right one.
+    let wants_cuda = facts.target.require.iter().any(|r| r.starts_with("torch.") && r != "torch.compile");
+    if !wants_cuda {
+        found.severity = Severity::Note;
+    }
     Surveyed::found(vec![found])
 }

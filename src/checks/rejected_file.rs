@@ -1,13 +1,16 @@
 //! A file that is there and cannot be used: cut short, no ELF file, for another machine, a broken link, or forbidden.
 
+use std::path::{Path, PathBuf};
+
 use super::{Check, Failed, Rule, Surveyed, file_name, finding};
 use crate::facts::{Facts, StepOutcome};
 use crate::finding::{Finding, Fix};
 use crate::loader::{LoadError, SearchedWhy};
+use crate::python::site::normal;
 
 /// Explains what the loader refuses.
 pub static CHECK: Check = Check {
-    ids: &["lib-corrupt", "lib-permission", "lib-tgi-rootlib", "lib-broken-link"],
+    ids: &["lib-corrupt", "lib-permission", "lib-tgi-rootlib", "lib-broken-link", "lib-missing"],
     rule: Rule::Explain(explain),
 };
 
@@ -26,6 +29,10 @@ fn explain(failed: &Failed<'_>, _facts: &Facts) -> Option<Finding> {
                         .proof("needed by", requested_by, None)
                         .cure(copy_again()),
                 );
+            }
+            if reason == "No such file or directory" {
+                let found = finding("lib-missing", path, format!("{path} is not there"));
+                return Some(found.proof("target", path, None).cure(Fix::words("name it as it is inside the image")));
             }
             if reason.contains("Permission denied") {
                 return Some(denied(path, requested_by));
@@ -72,12 +79,12 @@ fn copy_again() -> Fix {
 }
 
 fn broken_links(facts: &Facts) -> Surveyed {
-    let told: Vec<&str> = facts
+    let told: Vec<PathBuf> = facts
         .subjects
         .iter()
         .flat_map(|s| &s.steps)
         .filter_map(|s| match &s.outcome {
-            StepOutcome::Failed(errors) => Some(errors),
+            StepOutcome::Failed(failure) => Some(&failure.errors),
             _ => None,
         })
         .flatten()
@@ -86,7 +93,7 @@ fn broken_links(facts: &Facts) -> Surveyed {
             _ => None,
         })
         .flatten()
-        .map(|s| s.path.as_str())
+        .map(|s| normal(Path::new(&s.path)))
         .collect();
     let findings = facts
         .image
@@ -94,7 +101,7 @@ fn broken_links(facts: &Facts) -> Surveyed {
         .broken_links
         .iter()
         // A development link without its library is what a slim image is expected to hold.
-        .filter(|l| l.path.rsplit_once(".so.").is_some() && !told.contains(&l.path.as_str()))
+        .filter(|l| l.path.rsplit_once(".so.").is_some() && !told.iter().any(|t| *t == *l.path))
         .map(|l| {
             let mut found =
                 finding("lib-broken-link", &l.path, format!("{} is a link that leads nowhere", file_name(&l.path)))

@@ -108,7 +108,7 @@ impl<'t> Torch<'t> {
                     .filter_map(|l| l.get(1))
                     .any(|pattern| message.contains(pattern.split('.').next().unwrap_or(pattern)));
                 if !names_one {
-                    steps.push(step(&global, StepOutcome::Failed(first.errors), Weight::Required));
+                    steps.push(step(&global, StepOutcome::Failed(first), Weight::Required));
                     return Err(steps);
                 }
                 for library in &rules.libraries {
@@ -119,7 +119,7 @@ impl<'t> Torch<'t> {
                         Listed::Skipped => {}
                         Listed::Absent(pattern) => {
                             // What the loader said is the cause; what torch says of it is the message.
-                            let mut failed = step(&global, StepOutcome::Failed(first.errors), Weight::Required);
+                            let mut failed = step(&global, StepOutcome::Failed(first), Weight::Required);
                             failed.user_sees = Some(format!(
                                 "ValueError: {pattern} not found in the system path {}",
                                 python_list(self.sys_path)
@@ -128,7 +128,7 @@ impl<'t> Torch<'t> {
                             return Err(steps);
                         }
                         Listed::Failed(path, failure) => {
-                            steps.push(step(&path, StepOutcome::Failed(failure.errors), Weight::Required));
+                            steps.push(step(&path, StepOutcome::Failed(failure), Weight::Required));
                             return Err(steps);
                         }
                     }
@@ -139,7 +139,7 @@ impl<'t> Torch<'t> {
                         Ok(steps)
                     }
                     Err(second) => {
-                        steps.push(step(&global, StepOutcome::Failed(second.errors), Weight::Required));
+                        steps.push(step(&global, StepOutcome::Failed(second), Weight::Required));
                         Err(steps)
                     }
                 }

@@ -91,6 +91,33 @@ pub enum LoadError {
     },
 }
 
+/// A library in a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Its SONAME, or file name where it has none.
+    pub soname: String,
+    /// The path under which it was found.
+    pub path: String,
+    /// The rule that found it.
+    pub via: String,
+}
+
+/// Everything that is wrong with one start or `dlopen`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// In the order in which the loader meets it; never empty.
+    pub errors: Vec<LoadError>,
+    /// What was mapped for it, in vain.
+    pub loaded: Vec<Loaded>,
+}
+
+impl Failure {
+    /// The message that `dlerror` gives.
+    pub fn message(&self) -> String {
+        self.errors.first().map(LoadError::message).unwrap_or_default()
+    }
+}
+
 impl LoadError {
     /// The message of glibc's `dlerror`, which Python puts behind `ImportError: ` or `OSError: `.
     pub fn message(&self) -> String {

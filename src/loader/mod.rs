@@ -16,8 +16,8 @@ mod symbols;
 
 pub use cache::Cache;
 pub use dynamic_loader::{DynamicLoader, Libc};
-pub use error::{LoadError, Searched, SearchedWhy};
-pub use process::{Failure, Mode, Object, ObjectId, Process, Via};
+pub use error::{Failure, LoadError, Loaded, Searched, SearchedWhy};
+pub use process::{Mode, Object, ObjectId, Process, Via};
 pub use search::Environment;
 pub use store::{ElfFile, ElfStore, Opened};
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::Loader;
-use super::error::LoadError;
+use super::error::{Failure, LoadError, Loaded};
 use super::search::{Found, strerror};
 use super::store::{ElfFile, Opened};
 use crate::image::elf::{DF_1_NOOPEN, Dependency, SegmentError};
@@ -125,6 +125,16 @@ impl Object {
         self.names.first().map_or(OsStr::new(""), OsString::as_os_str)
     }
 
+    /// What it is, where, and why there.
+    pub fn loaded(&self) -> Loaded {
+        let soname = self.file.elf.soname().or(self.path.file_name()).unwrap_or_default();
+        Loaded {
+            soname: soname.to_string_lossy().into_owned(),
+            path: self.display(),
+            via: self.via.as_str().to_owned(),
+        }
+    }
+
     /// Path for messages.
     pub fn display(&self) -> String {
         self.path.to_string_lossy().into_owned()
@@ -145,20 +155,6 @@ impl Mode {
     pub const NOW: Mode = Mode { now: true, global: false };
     /// `RTLD_NOW | RTLD_GLOBAL`
     pub const NOW_GLOBAL: Mode = Mode { now: true, global: true };
-}
-
-/// Everything that is wrong with one start or `dlopen`, in the order in which glibc meets it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Never empty.
-    pub errors: Vec<LoadError>,
-}
-
-impl Failure {
-    /// The message that `dlerror` gives.
-    pub fn message(&self) -> String {
-        self.errors.first().map(LoadError::message).unwrap_or_default()
-    }
 }
 
 /// The state of a process. Cloning forks it.
@@ -251,6 +247,17 @@ impl<'l> Process<'l> {
         order.into_iter().map(|i| (ObjectId(i), &*self.objects[i]))
     }
 
+    /// What was mapped after the first `count` objects.
+    pub fn loaded_since(&self, count: usize) -> Vec<Loaded> {
+        let new = self.objects.get(count..).unwrap_or_default();
+        new.iter().map(|o| o.loaded()).collect()
+    }
+
+    /// Number of mapped objects.
+    pub fn count(&self) -> usize {
+        self.objects.len()
+    }
+
     /// An object.
     pub fn object(&self, id: ObjectId) -> &Object {
         &self.objects[id.0]
@@ -286,10 +293,11 @@ impl<'l> Process<'l> {
                 let after = std::mem::replace(self, before);
                 // What it mapped is unmapped again, but objects that stay also keep the names that it gave them.
                 let count = self.objects.len();
+                let loaded = after.loaded_since(count);
                 for (name, id) in after.given.into_iter().filter(|(_, id)| id.0 < count) {
                     self.give(&name, id);
                 }
-                Err(Failure { errors })
+                Err(Failure { errors, loaded })
             }
         }
     }

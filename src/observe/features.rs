@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Examination, tools};
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, Open, torch::Torch};
-use crate::loader::{LoadError, Mode, ObjectId, Process};
+use crate::loader::{Failure, LoadError, Mode, ObjectId, Process};
 use crate::parallel;
 use crate::python::Interpreter;
 
@@ -16,6 +16,7 @@ pub fn features(
     module: &str,
     import: &Subject,
     process: &Process<'_>,
+    bare: Option<&Process<'_>>,
 ) -> Vec<Subject> {
     let Some(framework) = frameworks::of_module(module) else { return Vec::new() };
     let extension = import.steps.iter().find_map(|s| match &s.outcome {
@@ -26,33 +27,44 @@ pub fn features(
         .as_ref()
         .and_then(|e| Torch::installed(&examination.rootfs, &examination.sys_path.entries, Path::new(e)));
     let cuda = torch.as_ref().and_then(|t| t.cuda.clone());
-    parallel::map(&framework.feature, |feature| {
+    let attempt = |feature: &Feature, process: &mut Process<'_>| {
         let mut subject = Subject::new(&feature.id);
         subject.needs = Some(import.capability.clone());
-        let mut process = process.clone();
         if extension.is_none() {
             subject.unknown = Some(format!("import {module} does not come that far"));
-        } else if let Some(lacking) = feature.linked.iter().find(|l| find(&process, l).is_none()) {
+        } else if let Some(lacking) = feature.linked.iter().find(|l| find(process, l).is_none()) {
             subject.not_applicable = Some(format!("this build of {module} does not use {lacking}"));
         } else if feature.tools.is_empty() && cuda.is_none() {
             subject.not_applicable = Some(format!("this build of {module} has no CUDA"));
         } else {
             for library in &feature.linked {
-                if let Some(id) = find(&process, library) {
+                if let Some(id) = find(process, library) {
                     let path = process.object(id).display();
                     subject.steps.push(step(library, "the import", StepOutcome::Ok(path), false));
                 }
             }
             for open in &feature.opens {
-                if let Some(step) = opens(open, &mut process, cuda.as_deref()) {
+                if let Some(step) = opens(open, process, cuda.as_deref()) {
                     subject.steps.push(step);
                 }
             }
-            imports(examination, python, feature, &mut process, &mut subject);
+            imports(examination, python, feature, process, &mut subject);
             for tool in &feature.tools {
                 subject.steps.extend(tools::find(examination, python, tool));
             }
         }
+        subject
+    };
+    parallel::map(&framework.feature, |feature| {
+        let mut process = process.clone();
+        let before = process.count();
+        let mut subject = attempt(feature, &mut process);
+        let bare = bare.map(|bare| {
+            let mut bare = bare.clone();
+            attempt(feature, &mut bare);
+            bare
+        });
+        subject.mapped = examination.mapped(&process, bare.as_ref(), before);
         subject
     })
 }
@@ -78,7 +90,7 @@ fn opens(open: &Open, process: &mut Process<'_>, cuda: Option<&str>) -> Option<S
     }
     let soname = object.file.elf.soname().unwrap_or_default().to_string_lossy().into_owned();
     let version = soname.split_once(".so.").map_or("", |(_, v)| v).to_owned();
-    let mut first: Option<(String, Vec<LoadError>)> = None;
+    let mut first: Option<(String, Failure)> = None;
     for name in &open.names {
         let name = name.replace("{N}", &version);
         let name = match cuda {
@@ -99,15 +111,15 @@ fn opens(open: &Open, process: &mut Process<'_>, cuda: Option<&str>) -> Option<S
                 let is_there =
                     |e: &[LoadError]| !matches!(e.first(), Some(LoadError::Missing { name: n, .. }) if *n == name);
                 if first.as_ref().is_none_or(|(_, known)| {
-                    is_there(&failure.errors) && matches!(known.first(), Some(LoadError::Missing { .. }))
+                    is_there(&failure.errors) && matches!(known.errors.first(), Some(LoadError::Missing { .. }))
                 }) {
-                    first = Some((name, failure.errors));
+                    first = Some((name, failure));
                 }
             }
         }
     }
-    let (name, errors) = first?;
-    Some(step(&name, &object.display(), StepOutcome::Failed(errors), open.optional))
+    let (name, failure) = first?;
+    Some(step(&name, &object.display(), StepOutcome::Failed(failure), open.optional))
 }
 
 /// The digits and dots that follow `prefix` where it stands in `data`, without a dot that ends a sentence.
@@ -159,7 +171,7 @@ fn imports(
                 let file = path.to_string_lossy().into_owned();
                 match process.dlopen(path.as_os_str(), ObjectId(0), Mode::NOW) {
                     Ok(_) => (file.clone(), StepOutcome::Ok(file)),
-                    Err(failure) => (file, StepOutcome::Failed(failure.errors)),
+                    Err(failure) => (file, StepOutcome::Failed(failure)),
                 }
             }
             None => (

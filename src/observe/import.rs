@@ -233,7 +233,7 @@ impl World for Round<'_, '_, '_> {
             weight: Weight::Required,
             outcome: match outcome {
                 Ok(_) => StepOutcome::Ok(file),
-                Err(failure) => StepOutcome::Failed(failure.errors),
+                Err(failure) => StepOutcome::Failed(failure),
             },
             user_sees: None,
         });

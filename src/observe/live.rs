@@ -7,7 +7,7 @@ use mldoctor_probes::{Load, Mode};
 
 use super::Request;
 use crate::facts::{How, Observed, Step, StepOutcome, Subject, Weight};
-use crate::loader::{LoadError, Loader};
+use crate::loader::{Failure, LoadError, Loader};
 use crate::probe::{Outcome, Probe, locate};
 
 /// How things are tried for real.
@@ -55,7 +55,9 @@ pub(super) fn load(
         Outcome::Loaded(path) => StepOutcome::Ok(path),
         // The files say more about the cause than the message does.
         Outcome::Failed(_) if foretold => return Observed::Seen(way),
-        Outcome::Failed(message) => StepOutcome::Failed(vec![refusal(path, &message)]),
+        Outcome::Failed(message) => {
+            StepOutcome::Failed(Failure { errors: vec![refusal(path, &message)], loaded: Vec::new() })
+        }
         Outcome::Died(death) => {
             subject.unknown = Some(format!("the process that loads it is {death}"));
             return Observed::Seen(way);

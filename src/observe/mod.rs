@@ -16,7 +16,7 @@ use crate::facts::{
 use crate::frameworks;
 use crate::image::elf::{Elf, Machine};
 use crate::image::{Credentials, FileError, Rootfs};
-use crate::loader::{DynamicLoader, Environment, Libc, LoadError, Loader, Process};
+use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
 use crate::parallel;
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
@@ -252,8 +252,8 @@ impl Examination {
                 let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
                 let subject = import::Run::new(self, python, &finder).import(module, &mut process);
                 for step in subject.steps {
-                    if let StepOutcome::Failed(failed) = step.outcome {
-                        errors.extend(failed);
+                    if let StepOutcome::Failed(failure) = step.outcome {
+                        errors.extend(failure.errors);
                     }
                 }
                 Ok(show(Some(&process), &errors))
@@ -316,7 +316,8 @@ impl Examination {
         let Some(mut process) = process.filter(|_| !errors.iter().any(LoadError::is_fatal)) else {
             for module in modules {
                 let mut subject = Subject::new(format!("import:{module}"));
-                subject.steps.push(exec_step(&python.executable, Err(errors.clone())));
+                let failure = Failure { errors: errors.clone(), loaded: Vec::new() };
+                subject.steps.push(exec_step(&python.executable, Err(failure)));
                 subjects.push(subject);
             }
             return;
@@ -333,31 +334,28 @@ impl Examination {
             if let Some(bare) = &mut bare {
                 import::Run::new(self, python, finder).import(module, bare);
             }
-            subject.mapped = self.mapped(&process, bare.as_ref());
-            let features = features::features(self, python, module, &subject, &process);
+            subject.mapped = self.mapped(&process, bare.as_ref(), 0);
+            let features = features::features(self, python, module, &subject, &process, bare.as_ref());
             subjects.push(subject);
             subjects.extend(features);
         }
         std::mem::forget((process, bare));
     }
 
-    fn mapped(&self, process: &Process<'_>, bare: Option<&Process<'_>>) -> Vec<Mapped> {
+    /// What `process` has mapped, without its first objects; `bare` is the same process without `LD_LIBRARY_PATH`.
+    fn mapped(&self, process: &Process<'_>, bare: Option<&Process<'_>>, without_first: usize) -> Vec<Mapped> {
         let real = |path: &Path| self.rootfs.canonicalize(path).unwrap_or_else(|_| path.to_owned());
         process
             .objects()
+            .filter(|(id, _)| id.0 >= without_first)
             .map(|(_, o)| {
-                let soname = o.file.elf.soname().or(o.path.file_name()).unwrap_or_default();
+                let Loaded { soname, via, .. } = o.loaded();
                 let path = real(&o.path);
                 let elsewhere = bare.and_then(|b| {
-                    let other = real(&b.object(b.loaded(soname)?).path);
+                    let other = real(&b.object(b.loaded(soname.as_ref())?).path);
                     (other != path).then(|| other.to_string_lossy().into_owned())
                 });
-                Mapped {
-                    soname: soname.to_string_lossy().into_owned(),
-                    path: path.to_string_lossy().into_owned(),
-                    via: o.via.as_str().to_owned(),
-                    without_ld_library_path: elsewhere,
-                }
+                Mapped { soname, path: path.to_string_lossy().into_owned(), via, without_ld_library_path: elsewhere }
             })
             .collect()
     }
@@ -399,9 +397,11 @@ impl Examination {
         match self.loader(elf.as_ref().and_then(Elf::interpreter).is_some().then_some(path)) {
             Ok(loader) => {
                 let (process, errors) = Process::start(&loader, path);
-                let fatal: Vec<LoadError> = errors.into_iter().map(as_bound_now).collect();
-                subject.steps.push(exec_step(path, if fatal.is_empty() { Ok(()) } else { Err(fatal) }));
-                subject.mapped = process.map(|p| self.mapped(&p, None)).unwrap_or_default();
+                let errors: Vec<LoadError> = errors.into_iter().map(as_bound_now).collect();
+                let loaded = process.as_ref().map(|p| p.loaded_since(0)).unwrap_or_default();
+                let outcome = if errors.is_empty() { Ok(()) } else { Err(Failure { errors, loaded }) };
+                subject.steps.push(exec_step(path, outcome));
+                subject.mapped = process.map(|p| self.mapped(&p, None, 0)).unwrap_or_default();
                 let is_library = elf.is_some_and(|e| e.interpreter().is_none());
                 if let Some(live) = self.request.live.as_ref().filter(|_| is_library) {
                     *probe = Some(live::load(live, &self.request, &loader, path, &mut subject));
@@ -482,7 +482,7 @@ fn as_bound_now(error: LoadError) -> LoadError {
     }
 }
 
-fn exec_step(program: &Path, outcome: Result<(), Vec<LoadError>>) -> Step {
+fn exec_step(program: &Path, outcome: Result<(), Failure>) -> Step {
     let file = program.to_string_lossy().into_owned();
     Step {
         what: format!("start {file}"),
@@ -491,7 +491,7 @@ fn exec_step(program: &Path, outcome: Result<(), Vec<LoadError>>) -> Step {
         weight: Weight::Required,
         outcome: match outcome {
             Ok(()) => StepOutcome::Ok(file.clone()),
-            Err(errors) => StepOutcome::Failed(errors),
+            Err(failure) => StepOutcome::Failed(failure),
         },
         user_sees: None,
         file,

@@ -1,0 +1,193 @@
+//! What is found in images that are described in TOML: a file per finding id, with a case where it fires and one where
+//! it must not. The whole report is compared, so that every check runs on every case.
+//!
+//! ```toml
+//! [base]                                    # a tree, see tests/support/tree.rs; all cases of the file start from it
+//! from = ["torch"]
+//! [[case]]
+//! name = "the file is gone"
+//! targets = ["torch"]
+//! verdict = "not-ready"
+//! findings = ["error lib-cupti"]            # exactly these
+//! broken = ["import:torch"]                 # exactly these, where it is given; also unknown = [] and not_applicable = []
+//! sees = "ImportError: libcupti.so.12"      # parts of what the finding with the file's id tells:
+//! proof = "libtorch_cpu.so"                 # its message and evidence,
+//! fix = "pip install"                       # its cure
+//! [case.tree]                               # changes to the tree
+//! remove = ["/opt/…"]
+//! ```
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use mldoctor::checks::pages;
+use mldoctor::facts::Scope;
+use mldoctor::finding::{Finding, Report, Severity, Status};
+use mldoctor::image::Credentials;
+use mldoctor::judge::judge;
+use mldoctor::loader::Environment;
+use mldoctor::observe::{Examination, Request};
+use serde::Deserialize;
+
+use support::tree::{Built, Tree, expand};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    base: Tree,
+    case: Vec<Case>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    #[serde(default)]
+    targets: Vec<String>,
+    #[serde(default)]
+    require: Vec<String>,
+    /// User and group.
+    user: Option<(u32, u32)>,
+    verdict: String,
+    findings: Vec<String>,
+    broken: Option<Vec<String>>,
+    unknown: Option<Vec<String>>,
+    not_applicable: Option<Vec<String>>,
+    sees: Option<String>,
+    proof: Option<String>,
+    fix: Option<String>,
+    #[serde(default)]
+    tree: Tree,
+}
+
+fn report(base: &Tree, case: &Case) -> Report {
+    let built = Built::new(base);
+    let mut env = built.env.clone();
+    env.extend(case.tree.build(&built.root()));
+    let env: Environment = env.into_iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+    let request = Request {
+        root: built.root(),
+        scope: Scope::Image,
+        targets: case.targets.clone(),
+        python: None,
+        env,
+        cwd: PathBuf::from("/"),
+        user: case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] }),
+        require: case.require.clone(),
+        live: None,
+    };
+    let facts = Examination::open(request).unwrap().observe();
+    // What is written to a file must be judged as what was seen.
+    let told = serde_json::to_string(&facts).unwrap();
+    let read = serde_json::from_str(&told).unwrap();
+    assert_eq!(facts, read);
+    judge(&facts)
+}
+
+fn severity(finding: &Finding) -> &'static str {
+    match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    }
+}
+
+fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
+    let report = report(base, case);
+    let mut wrong = Vec::new();
+    let verdict = serde_json::to_value(report.verdict).unwrap();
+    if verdict != case.verdict.as_str() {
+        wrong.push(format!("verdict: {verdict}, not {:?}", case.verdict));
+    }
+    let found: BTreeSet<String> = report.findings.iter().map(|f| format!("{} {}", severity(f), f.id)).collect();
+    let expected: BTreeSet<String> = case.findings.iter().cloned().collect();
+    if found != expected {
+        wrong.push(format!("findings: {found:?}, not {expected:?}"));
+    }
+    let by_status = [
+        (Status::Broken, &case.broken, "broken"),
+        (Status::Unknown, &case.unknown, "unknown"),
+        (Status::NotApplicable, &case.not_applicable, "not applicable"),
+    ];
+    for (status, expected, name) in by_status {
+        let Some(expected) = expected else { continue };
+        let own: Vec<&str> = report.capabilities.iter().filter(|c| c.status == status).map(|c| c.id.as_str()).collect();
+        if own != *expected {
+            wrong.push(format!("{name}: {own:?}, not {expected:?}"));
+        }
+    }
+    let ours: Vec<&Finding> = report.findings.iter().filter(|f| f.id == id).collect();
+    let sees = ours.iter().filter_map(|f| f.user_sees.clone());
+    let proofs = ours.iter().flat_map(|f| {
+        let evidence =
+            f.evidence.iter().map(|e| format!("{}: {} ({})", e.label, e.value, e.source.as_deref().unwrap_or("")));
+        evidence.chain([f.message.clone(), f.subject.clone()])
+    });
+    let cures = ours.iter().flat_map(|f| {
+        let lines = [&f.fix.dockerfile, &f.fix.docker_run, &f.fix.kubernetes];
+        lines.into_iter().flatten().cloned().chain([f.fix.summary.clone()])
+    });
+    let parts: [(&str, &Option<String>, Vec<String>); 3] = [
+        ("sees", &case.sees, sees.collect()),
+        ("proof", &case.proof, proofs.collect()),
+        ("fix", &case.fix, cures.collect()),
+    ];
+    for (name, expected, own) in parts {
+        if let Some(expected) = expected
+            && !own.iter().any(|text| text.contains(expected.as_str()))
+        {
+            wrong.push(format!("{name}: {expected:?} is not in {own:#?}"));
+        }
+    }
+    for finding in &report.findings {
+        let has_fix = !finding.fix.summary.is_empty();
+        if finding.evidence.is_empty() || (!has_fix && finding.severity != Severity::Note) {
+            wrong.push(format!("{} comes without its proof or its cure", finding.id));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Every finding id has a file with a case where it fires and one where it does not.
+fn is_complete(files: &BTreeMap<String, Cases>) -> Result<(), Failed> {
+    let fires = |case: &Case, id: &str| case.findings.iter().any(|f| f.ends_with(&format!(" {id}")));
+    let lacking = |id: &str| match files.get(id) {
+        None => Some(format!("{id}: no file")),
+        Some(cases) if !cases.case.iter().any(|c| fires(c, id)) => Some(format!("{id}: no case where it fires")),
+        Some(cases) if cases.case.iter().all(|c| fires(c, id)) => Some(format!("{id}: no case where it must not")),
+        Some(_) => None,
+    };
+    let lacking: Vec<String> = pages::all().iter().filter_map(|page| lacking(page.id)).collect();
+    if lacking.is_empty() { Ok(()) } else { Err(lacking.join("\n").into()) }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut files: BTreeMap<String, Cases> = BTreeMap::new();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let text = expand(&fs::read_to_string(&path).unwrap());
+            let cases = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            files.insert(path.file_stem().unwrap().to_str().unwrap().to_owned(), cases);
+        }
+    }
+    let mut trials = Vec::new();
+    for (id, cases) in &files {
+        for case in &cases.case {
+            let (own, base, case) = (id.clone(), cases.base.clone(), case.clone());
+            trials.push(Trial::test(format!("{id}: {}", case.name), move || run(&own, &base, &case)));
+        }
+    }
+    trials.push(Trial::test("every finding id has its cases", move || is_complete(&files)));
+    libtest_mimic::run(&arguments, trials).exit();
+}
