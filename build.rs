@@ -1,22 +1,73 @@
-//! Embeds the probe: the file named by `MLDOCTOR_PROBES_BIN`, or one built here for the host.
+//! Embeds what the program carries with it, compressed: the probe (the file named by `MLDOCTOR_PROBES_BIN`, or one built
+//! here for the host), and the pages of the finding ids.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+/// Slow and small: it happens once, and the shipped file has a size to keep.
+const LEVEL: u8 = 10;
+
 fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    pages(&out);
     println!("cargo::rerun-if-env-changed=MLDOCTOR_PROBES_BIN");
     println!("cargo::rerun-if-changed=probes");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let embedded = out.join("mldoctor-probes");
     let probe = match env::var_os("MLDOCTOR_PROBES_BIN") {
         Some(file) => PathBuf::from(file),
         None if architecture("TARGET") == architecture("HOST") => build(&out),
         // A probe for the host would be of no use to the target: none is embedded.
-        None => return fs::write(embedded, []).expect("OUT_DIR can be written"),
+        None => return embed(&out, "mldoctor-probes", &[]),
     };
     println!("cargo::rerun-if-changed={}", probe.display());
-    fs::copy(&probe, embedded).unwrap_or_else(|e| panic!("cannot take {}: {e}", probe.display()));
+    let bytes = fs::read(&probe).unwrap_or_else(|e| panic!("cannot read {}: {e}", probe.display()));
+    embed(&out, "mldoctor-probes", &bytes);
+}
+
+fn embed(out: &Path, name: &str, bytes: &[u8]) {
+    let compressed = if bytes.is_empty() { Vec::new() } else { miniz_oxide::deflate::compress_to_vec(bytes, LEVEL) };
+    fs::write(out.join(name), compressed).expect("OUT_DIR can be written");
+}
+
+/// Every `src/checks/*.md`: what its header says becomes a table of Rust, the texts one compressed file. `checks::pages`
+/// holds the meaning, and the tests of the form.
+fn pages(out: &Path) {
+    println!("cargo::rerun-if-changed=src/checks");
+    let mut files: Vec<PathBuf> = fs::read_dir("src/checks")
+        .expect("src/checks is a directory")
+        .map(|entry| entry.expect("src/checks can be read").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "md"))
+        .collect();
+    files.sort();
+    let (mut table, mut texts) = (String::from("&[\n"), String::new());
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+        let bad = |what: &str| panic!("{}: {what}", path.display());
+        let Some((header, body)) = text.strip_prefix("---\n").and_then(|t| t.split_once("\n---\n")) else {
+            bad("no header between two lines ---")
+        };
+        let field = |key: &str| {
+            let line = header.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(": "));
+            line.unwrap_or_else(|| bad(&format!("no {key} in the header")))
+        };
+        let (severity, tier) = (field("severity"), field("tier"));
+        let (first, rest) = severity.split_at(1);
+        let id = body.lines().next().and_then(|l| l.strip_prefix("# ")).unwrap_or_else(|| bad("no # id"));
+        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+        if stem.replace('_', "-") != id {
+            bad(&format!("it explains {id}"));
+        }
+        let title = field("title");
+        let severity = format!("Severity::{}{rest}", first.to_uppercase());
+        writeln!(table, "Page {{ id: {id:?}, severity: {severity}, tier: Tier::{tier}, title: {title:?} }},")
+            .expect("a string can be written");
+        texts += body;
+        texts.push('\0');
+    }
+    table.push(']');
+    fs::write(out.join("pages.rs"), table).expect("OUT_DIR can be written");
+    embed(out, "pages", texts.as_bytes());
 }
 
 fn architecture(triple: &str) -> String {

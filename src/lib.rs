@@ -5,6 +5,7 @@
 pub mod checks;
 pub mod cli;
 pub mod commands;
+mod embedded;
 pub mod exit;
 pub mod facts;
 pub mod finding;

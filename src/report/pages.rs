@@ -24,7 +24,7 @@ struct Row<'p> {
 /// The page of one id.
 pub fn explain(page: &Page) -> String {
     let mut out = format!("{}\n", page.title.bold());
-    for line in page.body.lines().skip(1) {
+    for line in page.body().lines().skip(1) {
         if line.starts_with("```") {
             continue;
         }
