@@ -91,6 +91,9 @@ pub struct Capability {
     pub blockers: Vec<String>,
     /// One line.
     pub summary: String,
+    /// Whether it is as it is because of a capability that it needs.
+    #[serde(skip)]
+    pub inherited: bool,
 }
 
 /// The answer.

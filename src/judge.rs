@@ -1,5 +1,7 @@
 //! Facts in, report out: which failures matter, what they are called, and what follows for the verdict.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::collections::BTreeMap;
 
 use crate::checks::{CHECKS, Cause, Failed, Rule};
@@ -25,7 +27,7 @@ pub fn judge(facts: &Facts) -> Report {
                 }
                 finding.severity = weigh(finding.severity, step.weight, required);
                 if finding.user_sees.is_none() {
-                    finding.user_sees = user_sees(step, &failed);
+                    finding.user_sees = user_sees(facts, step, &failed);
                 }
                 if step.weight == Weight::Required {
                     first_message.get_or_insert_with(|| finding.message.clone());
@@ -46,6 +48,7 @@ pub fn judge(facts: &Facts) -> Report {
             required: true,
             blockers: Vec::new(),
             summary: "nothing that is examined has this capability".into(),
+            inherited: false,
         });
     }
 
@@ -127,7 +130,7 @@ fn weigh(severity: Severity, weight: Weight, required: bool) -> Severity {
 }
 
 /// The message that the workload would print.
-fn user_sees(step: &Step, failed: &Failed<'_>) -> Option<String> {
+fn user_sees(facts: &Facts, step: &Step, failed: &Failed<'_>) -> Option<String> {
     if let Some(whole) = &step.user_sees {
         return Some(whole.clone());
     }
@@ -135,8 +138,10 @@ fn user_sees(step: &Step, failed: &Failed<'_>) -> Option<String> {
     if matches!(error, LoadError::Rejected { truncated: true, .. }) {
         return Some("Bus error (core dumped)".into());
     }
-    let message = error.message();
+    let is_musl = facts.image.loader.as_ref().is_some_and(|l| l.libc == "musl");
+    let message = if is_musl { error.musl_message() } else { error.message() };
     Some(match step.how {
+        How::Exec if is_musl => message,
         How::Import => format!("ImportError: {message}"),
         How::Ctypes => format!("OSError: {message}"),
         How::Exec if matches!(error, LoadError::Undefined { .. }) => {
@@ -178,7 +183,7 @@ fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message:
     } else {
         (Status::Ok, String::new())
     };
-    Capability { id: subject.capability.clone(), status, required, blockers, summary }
+    Capability { id: subject.capability.clone(), status, required, blockers, summary, inherited: false }
 }
 
 /// A part of a framework cannot work where the framework itself does not import.
@@ -195,6 +200,7 @@ fn inherit(facts: &Facts, capabilities: &mut [Capability]) {
             }
             this.status = Status::Broken;
             this.summary = format!("{needs} is broken");
+            this.inherited = true;
         } else if base.status == Status::Unknown && this.status == Status::Ok {
             this.status = Status::Unknown;
             this.summary = format!("{needs} is unknown");

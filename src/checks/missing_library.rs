@@ -73,7 +73,11 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
             SearchedWhy::NotThere => "not there",
             SearchedWhy::Unusable | SearchedWhy::NotInCache => "unusable",
         };
-        found = found.proof("searched", format!("{}: {why}", place.path), Some(place.via.clone()));
+        let rule = match &place.by {
+            Some(by) => format!("{} of {}", place.via, file_name(by)),
+            None => place.via.clone(),
+        };
+        found = found.proof("searched", format!("{}: {why}", place.path), Some(rule));
     }
     let elsewhere = facts.image.libraries.cuda_copies.iter().find(|c| c.soname == *name);
     if let Some(copy) = elsewhere {
@@ -93,7 +97,7 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
     if name.starts_with("libcuda.so") || name.starts_with("libnvidia-ml.so") {
         return say("drv-build-link", format!("{object} is linked to {name}, which only the host's driver brings"));
     }
-    if of_wheel && let Some(dir) = neighbours(searched) {
+    if of_wheel && let Some(dir) = neighbours(by, searched) {
         return Name {
             subject: Some(dir.clone()),
             ..say("lib-rpath-target", format!("{object} looks for CUDA beside its own package, where {dir} is not"))
@@ -172,9 +176,9 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
     say("lib-missing", format!("{object} needs {name}, and nothing finds it"))
 }
 
-/// A directory that search paths of a library lead into, beside its own package, where nothing of it is there.
-fn neighbours(searched: &[Searched]) -> Option<String> {
-    let own = searched.iter().filter(|s| matches!(s.via.as_str(), "rpath" | "runpath"));
+/// A directory that the search paths of `object` lead into, beside its own package, where nothing of it is there.
+fn neighbours(object: &str, searched: &[Searched]) -> Option<String> {
+    let own = searched.iter().filter(|s| s.by.as_deref() == Some(object));
     let beside: Vec<(PathBuf, bool)> = own
         .filter(|s| s.path.contains("/../"))
         .map(|s| {

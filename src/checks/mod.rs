@@ -4,6 +4,8 @@
 //! recognises it or passes it on; the first in the registry that recognises it names the finding, the last ones
 //! recognise everything. A *survey* looks at the facts as a whole and finds what no single failure shows.
 
+#![deny(clippy::disallowed_methods)]
+
 pub mod pages;
 
 mod compile_tools;

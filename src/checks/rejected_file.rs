@@ -17,7 +17,7 @@ pub static CHECK: Check = Check {
 /// Finds links that lead nowhere, before something needs them.
 pub static BROKEN_LINKS: Check = Check { ids: &["lib-broken-link"], rule: Rule::Survey(broken_links) };
 
-fn explain(failed: &Failed<'_>, _facts: &Facts) -> Option<Finding> {
+fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     match failed.load()? {
         LoadError::Rejected { path, reason, requested_by, truncated, .. } => {
             if *truncated || reason == "file too short" {
@@ -53,8 +53,20 @@ fn explain(failed: &Failed<'_>, _facts: &Facts) -> Option<Finding> {
                         .cure(copy_again()),
                 );
             }
-            let place = searched.iter().find(|s| s.why == SearchedWhy::Denied)?;
-            Some(denied(&place.path, requested_by))
+            if let Some(place) = searched.iter().find(|s| s.why == SearchedWhy::Denied) {
+                return Some(denied(&place.path, requested_by));
+            }
+            let is_searched = |dir: &str| {
+                searched.iter().any(|s| normal(Path::new(&s.path)).parent().is_some_and(|p| p == Path::new(dir)))
+            };
+            let mut copies = facts.image.libraries.cuda_copies.iter().filter(|c| c.soname == *name);
+            let (dir, file) = copies.find_map(|c| c.path.rsplit_once('/').filter(|(dir, _)| is_searched(dir)))?;
+            Some(
+                finding("lib-broken-link", format!("{dir}/{file}"), format!("{file} lacks its link {name}"))
+                    .proof("file", format!("{dir}/{file}"), Some(format!("SONAME {name}")))
+                    .proof("needed by", requested_by, None)
+                    .cure(Fix::dockerfile("make the link that its SONAME asks for", format!("RUN ldconfig -n {dir}"))),
+            )
         }
         _ => None,
     }

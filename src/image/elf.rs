@@ -166,6 +166,15 @@ pub struct WantedVersion<'e> {
     pub hidden: bool,
 }
 
+/// Which definitions satisfy a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'e> {
+    /// Those of a version, or those that answer where none is asked for: glibc.
+    Version(Option<WantedVersion<'e>>),
+    /// Whatever the version, but for definitions that are hidden behind theirs: musl.
+    AnyVisible,
+}
+
 #[derive(Debug, Default, Clone, Copy)]
 struct GnuHash {
     buckets: u32,
@@ -613,8 +622,9 @@ impl Elf {
     }
 
     /// Whether the file has a definition that satisfies a reference to `name` (`do_lookup_x` and `check_match` in
-    /// glibc's `elf/dl-lookup.c`). `versions` is this file's own table from [`Elf::version_names`].
-    pub fn defines(&self, name: &Name<'_>, wanted: Option<WantedVersion<'_>>, versions: &VersionNames) -> bool {
+    /// glibc's `elf/dl-lookup.c`, `find_sym2` in musl's `ldso/dynlink.c`). `versions` is this file's own table from
+    /// [`Elf::version_names`].
+    pub fn defines(&self, name: &Name<'_>, wanted: Wanted<'_>, versions: &VersionNames) -> bool {
         let mut unversioned = Unversioned::default();
         let found = if let Some(gnu) = self.dynamic.gnu {
             self.gnu_lookup(&gnu, name, wanted, versions, &mut unversioned)
@@ -632,7 +642,7 @@ impl Elf {
         &self,
         gnu: &GnuHash,
         name: &Name<'_>,
-        wanted: Option<WantedVersion<'_>>,
+        wanted: Wanted<'_>,
         versions: &VersionNames,
         unversioned: &mut Unversioned,
     ) -> Option<Symbol> {
@@ -663,7 +673,7 @@ impl Elf {
         &self,
         sysv: &SysvHash,
         name: &Name<'_>,
-        wanted: Option<WantedVersion<'_>>,
+        wanted: Wanted<'_>,
         versions: &VersionNames,
         unversioned: &mut Unversioned,
     ) -> Option<Symbol> {
@@ -685,7 +695,7 @@ impl Elf {
         &self,
         index: u32,
         name: &Name<'_>,
-        wanted: Option<WantedVersion<'_>>,
+        wanted: Wanted<'_>,
         versions: &VersionNames,
         unversioned: &mut Unversioned,
     ) -> Option<Symbol> {
@@ -696,21 +706,22 @@ impl Elf {
         let Some(raw) = self.symbol_version(index).filter(|_| versions.any) else { return Some(symbol) };
         let (own, hidden) = (raw & !VERSYM_HIDDEN, raw & VERSYM_HIDDEN != 0);
         match wanted {
-            Some(wanted) => match versions.name(self, own) {
+            Wanted::AnyVisible => (!hidden).then_some(symbol),
+            Wanted::Version(Some(wanted)) => match versions.name(self, own) {
                 Some(name) if name == wanted.name => Some(symbol),
                 Some(_) => None,
                 None if wanted.hidden || hidden => None,
                 None => Some(symbol),
             },
             // Without a version in the reference: the oldest (index 1 or 2) at once, any other only if it is the one.
-            None if own >= 3 => {
+            Wanted::Version(None) if own >= 3 => {
                 if !hidden {
                     unversioned.count += 1;
                     unversioned.symbol.get_or_insert(symbol);
                 }
                 None
             }
-            None => Some(symbol),
+            Wanted::Version(None) => Some(symbol),
         }
     }
 

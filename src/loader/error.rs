@@ -135,6 +135,20 @@ impl LoadError {
         }
     }
 
+    /// The message of musl's `dlerror` (`load_deps` and `do_relocs` in `ldso/dynlink.c`).
+    pub fn musl_message(&self) -> String {
+        match self {
+            Self::Missing { name, reason, requested_by, .. } => {
+                format!("Error loading shared library {name}: {reason} (needed by {requested_by})")
+            }
+            Self::Rejected { subject, requested_by, .. } => {
+                format!("Error loading shared library {subject}: Exec format error (needed by {requested_by})")
+            }
+            Self::Undefined { object, symbol, .. } => format!("Error relocating {object}: {symbol}: symbol not found"),
+            Self::Version { .. } => self.message(),
+        }
+    }
+
     /// Whether it keeps the object from loading. A function that is only looked up when it is called does not.
     pub fn is_fatal(&self) -> bool {
         !matches!(self, Self::Undefined { lazy: true, .. })

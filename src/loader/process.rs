@@ -269,7 +269,9 @@ impl<'l> Process<'l> {
 
     /// The mapped object that a file name would be answered with.
     pub fn loaded(&self, name: &OsStr) -> Option<ObjectId> {
-        let known = [self.names.get(name), self.sonames.get(name)];
+        // musl knows an object only by the name that it was found under first.
+        let soname = if self.loader.dl.is_musl() { None } else { self.sonames.get(name) };
+        let known = [self.names.get(name), soname];
         known.into_iter().flatten().min().copied()
     }
 
@@ -407,7 +409,7 @@ impl<'l> Process<'l> {
 
     /// A name is answered with the first object of the link map that has it.
     fn give(&mut self, name: &OsStr, id: ObjectId) {
-        if self.names.get(name).is_none_or(|known| *known > id) {
+        if !self.loader.dl.is_musl() && self.names.get(name).is_none_or(|known| *known > id) {
             let name: Arc<OsStr> = name.into();
             self.names.insert(Arc::clone(&name), id);
             self.given.push((name, id));

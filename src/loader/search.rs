@@ -170,7 +170,7 @@ impl Process<'_> {
     }
 
     /// musl: `LD_LIBRARY_PATH`, then `RUNPATH` or `RPATH` of the object and of every object that led to it, then the
-    /// system path. Any error but a missing file ends the search of one list.
+    /// system path.
     fn search_musl(&self, state: &mut State<'_>, requester: ObjectId) -> Option<Found> {
         if let Some(path) = self.loader.env.non_empty("LD_LIBRARY_PATH") {
             let dirs: Vec<PathBuf> =
@@ -231,8 +231,13 @@ impl Process<'_> {
                     return Walk::Done(found);
                 }
             }
-            // "The file exists and is readable, but something went wrong": this list is given up.
-            if here && !matches!(state.errno, FileError::NotFound | FileError::Denied) {
+            // "The file exists and is readable, but something went wrong": glibc gives this list up, musl the search
+            // (`path_open`).
+            if self.loader.dl.is_musl() {
+                if !matches!(state.errno, FileError::NotFound | FileError::Denied | FileError::TooLong) {
+                    return Walk::Done(Found::Missing { reason: state.errno, other_class: false });
+                }
+            } else if here && !matches!(state.errno, FileError::NotFound | FileError::Denied) {
                 return Walk::Next;
             }
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::error::LoadError;
 use super::process::{ObjectId, Process};
 use super::store::ElfFile;
-use crate::image::elf::Name;
+use crate::image::elf::{Name, Wanted};
 use crate::parallel;
 
 /// Symbols below which a second thread costs more than it saves.
@@ -66,7 +66,10 @@ impl Process<'_> {
             let Some(bytes) = elf.symbol_name(&symbol) else { continue };
             let name = Name::new(bytes);
             let raw = if has_versions { elf.symbol_version(index) } else { None };
-            let wanted = own_versions.wanted(elf, raw);
+            let wanted = match has_versions {
+                true => Wanted::Version(own_versions.wanted(elf, raw)),
+                false => Wanted::AnyVisible,
+            };
             if let Some(provider) = raw.and_then(|v| providers.get(usize::from(v & 0x7fff))?.as_ref())
                 && provider.elf.defines(&name, wanted, provider.versions())
             {

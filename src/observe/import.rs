@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::Examination;
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
-use crate::image::elf::Name;
+use crate::image::elf::{Name, Wanted};
 use crate::loader::{Mode, ObjectId, Process};
 use crate::python::imports::{Extension, Miss, Site, World};
 use crate::python::{Directory, Finder, Importer, Interpreter, Raised};
@@ -245,7 +245,7 @@ impl World for Round<'_, '_, '_> {
         let name = Name::new(symbol.as_bytes());
         [ObjectId(0), self.interpreter()].iter().any(|id| {
             let file = &self.process.object(*id).file;
-            file.elf.defines(&name, None, file.versions())
+            file.elf.defines(&name, Wanted::Version(None), file.versions())
         })
     }
 

@@ -385,7 +385,8 @@ impl Examination {
         let mut subject = Subject::new(format!("load:{}", path.display()));
         let (elf, is_static) = match self.rootfs.map(path).map(|(map, _)| Elf::parse(map, Machine::host())) {
             Ok(Ok(elf)) => {
-                let is_static = !elf.is_dynamic();
+                // A static executable that may lie anywhere (static-pie) relocates itself.
+                let is_static = !elf.is_dynamic() || (elf.interpreter().is_none() && elf.is_pie());
                 (Some(elf), is_static)
             }
             _ => (None, false),

@@ -7,6 +7,8 @@ use colored::{ColoredString, Colorize};
 use crate::facts::{Facts, Observed};
 use crate::finding::{Capability, CheckOutcome, Finding, Report, Severity, Status, Verdict};
 
+/// Observations of one kind that are shown one by one.
+const MOST_ALIKE: usize = 4;
 /// Longest first line, in bytes: node-problem-detector cuts there.
 pub const VERDICT_BYTES: usize = 80;
 
@@ -56,11 +58,10 @@ pub fn verdict_line(facts: &Facts, report: &Report) -> String {
                 format!("{workload}, but not {}", parts.join(", "))
             }
         }
-        Verdict::NotReady => {
-            let first = broken.first().map_or("", |c| c.summary.as_str());
-            let id = broken.first().map_or("", |c| c.id.as_str());
-            format!("{id}: {first}")
-        }
+        Verdict::NotReady => broken.first().map_or_else(String::new, |c| {
+            let what = c.blockers.first().unwrap_or(&c.id);
+            format!("{what}: {}", c.summary)
+        }),
         Verdict::Undetermined => match report.capabilities.iter().find(|c| c.required && c.status == Status::Unknown) {
             Some(c) => format!("{}: {}", c.id, c.summary),
             None => "nothing to judge".into(),
@@ -101,7 +102,7 @@ fn capabilities(out: &mut String, report: &Report, width: usize) {
             Status::NotApplicable => ("-".dimmed(), "n/a".dimmed()),
         };
         let detail = match c.status {
-            Status::Broken if !c.blockers.is_empty() => c.blockers.join(", "),
+            Status::Broken if !c.blockers.is_empty() && !c.inherited => c.blockers.join(", "),
             _ => c.summary.clone(),
         };
         let room = width.saturating_sub(id_width + 15);
@@ -121,32 +122,40 @@ fn describe(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
     let _ = writeln!(out, "\n{id}  {}", finding.subject.dimmed());
     paragraph(out, "", &finding.message, width);
     if let Some(sees) = &finding.user_sees {
-        field(out, "you see", sees, width);
+        paragraph(out, "you see", sees, width);
     }
-    let shown = if verbose { finding.evidence.len() } else { 6 };
-    for evidence in finding.evidence.iter().take(shown) {
-        let value = match &evidence.source {
-            Some(source) => format!("{} ({source})", evidence.value),
-            None => evidence.value.clone(),
-        };
-        field(out, &evidence.label, &value, width);
-    }
-    if finding.evidence.len() > shown {
-        field(out, "", &format!("… {} more (-v)", finding.evidence.len() - shown), width);
-    }
+    proof(out, finding, width, verbose);
     let fix = &finding.fix;
     if !fix.summary.is_empty() {
-        field(out, "fix", &fix.summary, width);
+        paragraph(out, "fix", &fix.summary, width);
     }
     for lines in [&fix.dockerfile, &fix.docker_run, &fix.kubernetes].into_iter().flatten() {
         for line in lines.lines() {
-            let _ = writeln!(out, "             {}", line.green());
+            let _ = writeln!(out, "              {}", line.green());
         }
     }
 }
 
-fn field(out: &mut String, label: &str, text: &str, width: usize) {
-    paragraph(out, label, text, width);
+/// What was observed. Many places that one rule led to are one line, unless all are asked for.
+fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
+    let mut last = None;
+    for evidence in &finding.evidence {
+        let this = Some((&evidence.label, &evidence.source));
+        let like_it = finding.evidence.iter().filter(|e| Some((&e.label, &e.source)) == this).count();
+        if like_it > MOST_ALIKE && !verbose {
+            if this != last {
+                let source = evidence.source.as_deref().unwrap_or("");
+                paragraph(out, &evidence.label, &format!("{like_it} places ({source})"), width);
+            }
+        } else {
+            let value = match &evidence.source {
+                Some(source) => format!("{} ({source})", evidence.value),
+                None => evidence.value.clone(),
+            };
+            paragraph(out, &evidence.label, &value, width);
+        }
+        last = this;
+    }
 }
 
 /// Wraps `text` behind a label; a word longer than the line (a path) is left whole, so that it can be copied.

@@ -7,6 +7,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod releases;
+#[path = "../support/mod.rs"]
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -269,9 +273,12 @@ fn trials(at: &Arc<Installation>) -> Vec<Trial> {
         Box::new(|at| compare(at, &[("LD_LIBRARY_PATH", "/usr/local/nvidia/lib:/usr/local/nvidia/lib64".into())])),
     );
     // Each with the directory that a wrong LD_LIBRARY_PATH puts in front of the libraries of the wheels.
-    for requirement in
-        ["nvidia-nvjitlink-cu12==12.1.105", "nvidia-nccl-cu12==2.18.1", "nvidia-cusparse-cu12==12.1.0.106"]
-    {
+    let mut others =
+        vec!["nvidia-nvjitlink-cu12==12.1.105", "nvidia-nccl-cu12==2.18.1", "nvidia-cusparse-cu12==12.1.0.106"];
+    if std::env::var_os("MLDOCTOR_TEST_TORCH").is_some() {
+        others.push("nvidia-cudnn-cu12==9.5.1.17"); // A gigabyte.
+    }
+    for requirement in others {
         trial(
             format!("{requirement} on LD_LIBRARY_PATH"),
             Box::new(move |at| {
@@ -316,5 +323,6 @@ fn main() {
             list.extend(trials(&Arc::new(installation)));
         }
     }
+    list.extend(releases::trials());
     libtest_mimic::run(&arguments, list).exit();
 }

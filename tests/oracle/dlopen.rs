@@ -4,8 +4,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::chroot;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,7 +16,7 @@ use mldoctor_probes::{Line, Load, RESULTS_FD};
 
 use crate::graphs::{self, Random};
 use crate::support::skip;
-use crate::world::{World, loader_path, may_chroot};
+use crate::world::{World, in_root, loader_path, may_chroot};
 
 /// Sequences per run.
 const SEQUENCES: u64 = 1_000;
@@ -73,15 +71,7 @@ fn real(world: &World, loads: &[Load]) -> Vec<Result<String, String>> {
         command.arg("/bin/probe").args(loads.iter().map(Load::to_argument)).stdin(Stdio::null()).env_clear();
         command.envs(world.env.iter().cloned());
         command.fd_mappings(vec![FdMapping { parent_fd, child_fd: RESULTS_FD }]).unwrap();
-        // SAFETY: chroot and chdir are async-signal-safe system calls.
-        #[allow(unsafe_code)]
-        unsafe {
-            let root = root.clone();
-            command.pre_exec(move || {
-                chroot(&root)?;
-                std::env::set_current_dir("/")
-            });
-        }
+        in_root(&mut command, root.clone());
         match command.output() {
             Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
             outcome => break outcome.unwrap(),

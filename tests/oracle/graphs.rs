@@ -47,8 +47,13 @@ fn path_list(r: &mut Random) -> String {
 
 /// The tree and the environment that belong to a seed.
 pub fn build(seed: u64) -> World {
+    build_for(loader_path(), seed)
+}
+
+/// The same for another loader.
+pub fn build_for(loader: &str, seed: u64) -> World {
     let mut r = Random::new(seed);
-    let mut world = World::new();
+    let mut world = World::with_loader(loader);
     let count = 2 + r.below(7);
     let name = |i: usize| format!("libn{i}.so.1");
     for i in 0..count {
@@ -108,7 +113,7 @@ pub fn build(seed: u64) -> World {
             }
         }
     }
-    let mut main = ElfFile::executable(loader_path());
+    let mut main = ElfFile::executable(loader);
     for _ in 0..1 + r.below(4) {
         let needed = name(r.below(count));
         if !main.needed.contains(&needed) {

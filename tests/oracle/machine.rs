@@ -1,7 +1,6 @@
-//! Every ELF file of the machine: each path, each missing name, each undefined symbol and each version must be the
-//! same as `ldd -r` says.
+//! Every ELF file of the machine, and of Debian releases with an older and a newer glibc: each path, each missing name,
+//! each undefined symbol and each version must be the same as `ldd -r` says.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,103 +9,38 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mldoctor::image::Rootfs;
 use mldoctor::image::elf::{Elf, Machine};
-use mldoctor::loader::{DynamicLoader, Environment, LoadError, Loader, Process, Via};
+use mldoctor::loader::{DynamicLoader, Environment, Loader, Process};
 
-/// What either side says of one file.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Answer {
-    /// Name asked for → path, or nothing if it was not found.
-    libraries: BTreeMap<String, Option<String>>,
-    /// Undefined symbols, without version.
-    undefined: BTreeSet<(String, String)>,
-    /// Versions that are not defined: file, version, file that wants it.
-    versions: BTreeSet<(String, String, String)>,
-}
+use crate::answer::Answer;
+use crate::support::debian::root;
+use crate::support::skip;
+use crate::world::{in_root, loader_path};
 
-fn loader_path() -> &'static str {
-    match Machine::host() {
-        Machine::AARCH64 => "/lib/ld-linux-aarch64.so.1",
-        _ => "/lib64/ld-linux-x86-64.so.2",
+/// `ldd -r FILE`, which is the loader with these variables. Nothing where it refuses the file.
+fn real(root: &Path, file: &Path) -> Option<Answer> {
+    let mut command = Command::new(loader_path());
+    if root != Path::new("/") {
+        in_root(&mut command, root.to_owned());
     }
-}
-
-/// `ldd -r FILE`, which is the loader with these variables.
-fn real(file: &Path) -> Option<Answer> {
-    let output = Command::new(loader_path())
-        .arg(file)
-        .env_clear()
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .env("LD_WARN", "yes")
-        .env("LD_BIND_NOW", "yes")
-        .output()
-        .ok()?;
-    let mut answer = Answer::default();
+    let output = command.arg(file).env_clear().envs(Answer::TRACE).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    for line in text.lines() {
-        if line.contains("error while loading shared libraries") || line.contains("cannot execute") {
-            return None;
-        }
-        if let Some(rest) = line.strip_prefix("undefined symbol: ") {
-            let (symbol, object) = rest.split_once('\t')?;
-            let symbol = symbol.split(", version").next()?.to_owned();
-            let object = object.trim().trim_start_matches('(').trim_end_matches(')').to_owned();
-            answer.undefined.insert((object, symbol));
-        } else if let Some((before, after)) = line.split_once(": version `") {
-            let from = before.rsplit(": ").next()?.to_owned();
-            let (version, by) = after.split_once("' not found (required by ")?;
-            answer.versions.insert((from, version.to_owned(), by.trim_end_matches(')').to_owned()));
-        } else if let Some((name, path)) = line.trim().split_once(" => ") {
-            let path = path.split(" (0x").next()?.to_owned();
-            answer.libraries.insert(name.to_owned(), (path != "not found").then_some(path));
-        }
-    }
-    Some(answer)
+    let answer = Answer::told(&text);
+    (answer.fatal.is_none() && !text.contains("cannot execute")).then_some(answer)
 }
 
-fn model(loader: &Loader, file: &Path) -> Answer {
-    let (process, errors) = Process::start(loader, file);
-    let mut answer = Answer::default();
-    for error in errors {
-        match error {
-            LoadError::Missing { name, .. } => {
-                answer.libraries.insert(name, None);
-            }
-            LoadError::Undefined { object, symbol, .. } => {
-                answer.undefined.insert((object, symbol));
-            }
-            LoadError::Version { object, version, from, .. } => {
-                answer.versions.insert((from, version, object));
-            }
-            LoadError::Rejected { .. } => {}
-        }
-    }
-    if let Some(process) = process {
-        for (_, object) in process.objects() {
-            let name = object.first_name().to_string_lossy();
-            // ldd does not say how the loader itself was found, and of a path it tells no name.
-            if !matches!(object.via, Via::Interpreter | Via::Program) && !name.contains('/') {
-                answer.libraries.insert(name.into_owned(), Some(object.display()));
-            }
-        }
-    }
-    answer
-}
-
-fn elf_files() -> Vec<PathBuf> {
+/// Regular files below `dirs` of a root, as paths inside of it.
+fn files(root: &Path, dirs: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> =
-        ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/usr/local"].map(PathBuf::from).to_vec();
-    if let Some(more) = std::env::var_os("MLDOCTOR_TEST_TREES") {
-        open.extend(std::env::split_paths(&more));
-    }
+    let mut open = dirs.to_vec();
     while let Some(dir) = open.pop() {
-        let Ok(entries) = std::fs::read_dir(dir) else { continue };
-        for entry in entries.flatten() {
+        let outside = root.join(dir.strip_prefix("/").unwrap());
+        for entry in std::fs::read_dir(outside).into_iter().flatten().flatten() {
             let Ok(kind) = entry.file_type() else { continue };
+            let path = dir.join(entry.file_name());
             if kind.is_dir() {
-                open.push(entry.path());
+                open.push(path);
             } else if kind.is_file() {
-                found.push(entry.path());
+                found.push(path);
             }
         }
     }
@@ -114,13 +48,12 @@ fn elf_files() -> Vec<PathBuf> {
     found
 }
 
-#[test]
-fn every_elf_file_of_the_machine() {
-    let rootfs = Rootfs::open_root(Path::new("/")).unwrap();
+fn compare(root: &Path, files: Vec<PathBuf>) {
+    let rootfs = Rootfs::open_root(root).unwrap();
     let dl = DynamicLoader::read(&rootfs, Path::new(loader_path()), Machine::host()).unwrap();
     let env: Environment = [(OsString::from("LD_BIND_NOW"), OsString::from("yes"))].into_iter().collect();
     let loader = Loader::new(&rootfs, dl, env, PathBuf::from("/"), None);
-    let files: Vec<PathBuf> = elf_files()
+    let files: Vec<PathBuf> = files
         .into_iter()
         .filter(|path| {
             rootfs.map(path).ok().and_then(|(map, _)| Elf::parse(map, Machine::host()).ok()).is_some_and(|elf| {
@@ -140,31 +73,40 @@ fn every_elf_file_of_the_machine() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let Some(mut real) = real(file) else { continue };
-                    let mut model = model(&loader, file);
-                    // The loader names itself by the path in PT_INTERP.
-                    for answer in [&mut real, &mut model] {
-                        answer.libraries.retain(|name, _| !name.contains("ld-linux") && !name.contains("linux-vdso"));
-                    }
+                    let Some(real) = real(root, file) else { continue };
+                    let (process, errors) = Process::start(&loader, file);
+                    let model = Answer { fatal: None, ..Answer::modelled(process.as_ref(), &errors) };
                     compared.fetch_add(1, Ordering::Relaxed);
                     if real != model {
-                        differences
-                            .lock()
-                            .unwrap()
-                            .push(format!("{}\n  ldd -r: {real:?}\n  model:  {model:?}", file.display()));
+                        let difference = format!("{}\n  ldd -r: {real:?}\n  model:  {model:?}", file.display());
+                        differences.lock().unwrap().push(difference);
                     }
                 }
             });
         }
     });
-    let differences = differences.into_inner().unwrap();
-    println!("{} files compared", compared.load(Ordering::Relaxed));
-    assert!(compared.load(Ordering::Relaxed) > 50, "hardly any file was compared");
-    assert!(
-        differences.is_empty(),
-        "{} of {} files differ:\n{}",
-        differences.len(),
-        compared.load(Ordering::Relaxed),
-        differences.iter().take(12).cloned().collect::<Vec<_>>().join("\n")
-    );
+    let (differences, compared) = (differences.into_inner().unwrap(), compared.into_inner());
+    println!("{compared} files of {} compared", root.display());
+    assert!(compared > 50, "hardly any file was compared");
+    let shown: Vec<String> = differences.iter().take(12).cloned().collect();
+    assert!(differences.is_empty(), "{} of {compared} files differ:\n{}", differences.len(), shown.join("\n"));
+}
+
+#[test]
+fn every_elf_file_of_the_machine() {
+    let mut dirs = ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/usr/local"].map(PathBuf::from).to_vec();
+    if let Some(more) = std::env::var_os("MLDOCTOR_TEST_TREES") {
+        dirs.extend(std::env::split_paths(&more));
+    }
+    compare(Path::new("/"), files(Path::new("/"), &dirs));
+}
+
+#[test]
+fn every_elf_file_of_other_releases() {
+    for release in ["bullseye", "trixie"] {
+        match root(release) {
+            Ok(root) => compare(&root, files(&root, &["/usr".into()])),
+            Err(why) => skip(&why),
+        }
+    }
 }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod answer;
 mod dlopen;
 mod graphs;
 mod machine;
+mod musl;
 mod python;
 mod rules;
 #[path = "../support/mod.rs"]

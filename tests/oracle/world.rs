@@ -1,6 +1,5 @@
 //! A root file system with the machine's own dynamic loader in it, where both sides are asked the same.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::chroot;
@@ -10,8 +9,9 @@ use std::process::{Command, Output};
 
 use mldoctor::image::Rootfs;
 use mldoctor::image::elf::Machine;
-use mldoctor::loader::{DynamicLoader, LoadError, Loader, Process, Via};
+use mldoctor::loader::{DynamicLoader, Loader, Process};
 
+use crate::answer::Answer;
 use crate::support::elf::ElfFile;
 
 /// A tree in a temporary directory.
@@ -19,19 +19,8 @@ pub struct World {
     dir: tempfile::TempDir,
     /// Environment of the program.
     pub env: Vec<(String, String)>,
-}
-
-/// What either side says of a program.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// Name asked for → path, or nothing if it was not found.
-    pub libraries: BTreeMap<String, Option<String>>,
-    /// Undefined symbols with the object that refers to them, without versions.
-    pub undefined: BTreeSet<(String, String)>,
-    /// Versions that are not defined: file, version, file that wants it.
-    pub versions: BTreeSet<(String, String, String)>,
-    /// The message that ends it.
-    pub fatal: Option<String>,
+    /// Path of the loader.
+    loader: String,
 }
 
 /// The loader of the machine.
@@ -47,13 +36,30 @@ pub fn may_chroot() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Lets a command start with another root directory.
+pub fn in_root(command: &mut Command, root: PathBuf) {
+    // SAFETY: chroot and chdir are async-signal-safe system calls.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || {
+            chroot(&root)?;
+            std::env::set_current_dir("/")
+        });
+    }
+}
+
 impl World {
     /// An empty world with a loader and nothing else.
     pub fn new() -> Self {
+        Self::with_loader(loader_path())
+    }
+
+    /// An empty world with this loader of the machine.
+    pub fn with_loader(loader: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let world = Self { dir, env: Vec::new() };
-        let real = fs::canonicalize(loader_path()).unwrap();
-        world.write(loader_path(), &fs::read(real).unwrap());
+        let world = Self { dir, env: Vec::new(), loader: loader.to_owned() };
+        let real = fs::canonicalize(loader).unwrap();
+        world.write(loader, &fs::read(real).unwrap());
         world
     }
 
@@ -96,17 +102,15 @@ impl World {
     }
 
     fn run(&self, program: &str, more: &[(&str, &str)]) -> Output {
+        self.run_loader(&[program], more)
+    }
+
+    /// Starts the loader with these arguments.
+    pub fn run_loader(&self, arguments: &[&str], more: &[(&str, &str)]) -> Output {
         let root = self.root().to_owned();
-        let mut command = Command::new(loader_path());
-        command.arg(program).env_clear().envs(self.env.iter().cloned()).envs(more.iter().copied());
-        // SAFETY: chroot and chdir are async-signal-safe system calls.
-        #[allow(unsafe_code)]
-        unsafe {
-            command.pre_exec(move || {
-                chroot(&root)?;
-                std::env::set_current_dir("/")
-            });
-        }
+        let mut command = Command::new(&self.loader);
+        command.args(arguments).env_clear().envs(self.env.iter().cloned()).envs(more.iter().copied());
+        in_root(&mut command, root);
         loop {
             match command.output() {
                 // Another thread forked while the file was being written, and its child has not yet closed it.
@@ -119,39 +123,14 @@ impl World {
     /// What the real loader says: `ldd -r PROGRAM`, and whether it went on with an empty library in place of one that it
     /// did not find. Nothing where it dies of an inconsistency of its own.
     pub fn real(&self, program: &str) -> Option<(Answer, bool)> {
-        let more = [("LD_TRACE_LOADED_OBJECTS", "1"), ("LD_WARN", "yes"), ("LD_BIND_NOW", "yes")];
-        let output = self.run(program, &more);
+        let output = self.run(program, &Answer::TRACE);
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         // A definition without any version in the very file that should have the version; no such pair of files was ever
         // linked by a linker.
         if text.contains("check_match: Assertion") {
             return None;
         }
-        let mut answer = Answer::default();
-        for line in text.lines() {
-            if let Some((_, message)) = line.split_once("error while loading shared libraries: ") {
-                answer.fatal = Some(message.to_owned());
-            } else if let Some(rest) = line.strip_prefix("undefined symbol: ") {
-                let (symbol, object) = rest.split_once('\t').unwrap();
-                let symbol = symbol.split(", version").next().unwrap().to_owned();
-                let object = object.trim().trim_start_matches('(').trim_end_matches(')').to_owned();
-                answer.undefined.insert((object, symbol));
-            } else if let Some((before, after)) = line.split_once(": version `") {
-                let (version, by) = after.split_once("' not found (required by ").unwrap();
-                let from = before.rsplit(": ").next().unwrap().to_owned();
-                answer.versions.insert((from, version.to_owned(), by.trim_end_matches(')').to_owned()));
-            } else if let Some((name, path)) = line.trim().split_once(" => ") {
-                let path = path.split(" (0x").next().unwrap().to_owned();
-                answer.libraries.insert(name.to_owned(), (path != "not found").then_some(path));
-            } else if let Some((name, _)) = line.trim().split_once(" (0x")
-                && !name.contains('/')
-                && !name.contains("vdso")
-            {
-                answer.libraries.insert(name.to_owned(), Some(name.to_owned()));
-            }
-        }
-        answer.libraries.retain(|name, _| !name.contains("ld-linux"));
-        Some((answer, text.contains("=> not found")))
+        Some((Answer::told(&text), text.contains("=> not found")))
     }
 
     /// How the program really ends when it is started and binds everything at once: its message, if any.
@@ -173,7 +152,7 @@ impl World {
     /// The loader model for this root, with more variables than the world has.
     pub fn loader_with(&self, more: &[(&str, &str)]) -> Loader {
         let rootfs = Rootfs::open_root(self.root()).unwrap();
-        let dl = DynamicLoader::read(&rootfs, Path::new(loader_path()), Machine::host()).unwrap();
+        let dl = DynamicLoader::read(&rootfs, Path::new(&self.loader), Machine::host()).unwrap();
         let own = self.env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
         let env = own.chain(more.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)))).collect();
         Loader::new(&rootfs, dl, env, PathBuf::from("/"), None)
@@ -187,31 +166,7 @@ impl World {
     pub fn model(&self, program: &str) -> Answer {
         let loader = self.loader();
         let (process, errors) = Process::start(&loader, Path::new(program));
-        let mut answer = Answer::default();
-        for error in &errors {
-            match error {
-                LoadError::Missing { name, .. } => {
-                    answer.libraries.insert(name.clone(), None);
-                }
-                LoadError::Undefined { object, symbol, .. } => {
-                    answer.undefined.insert((object.clone(), symbol.clone()));
-                }
-                LoadError::Version { object, version, from, .. } => {
-                    answer.versions.insert((from.clone(), version.clone(), object.clone()));
-                }
-                LoadError::Rejected { .. } => answer.fatal = answer.fatal.or(Some(error.message())),
-            }
-        }
-        if let Some(process) = process {
-            for (_, object) in process.objects() {
-                let name = object.first_name().to_string_lossy();
-                // ldd does not say how the loader itself was found, and of a path it tells no name.
-                if !matches!(object.via, Via::Interpreter | Via::Program) && !name.contains('/') {
-                    answer.libraries.insert(name.into_owned(), Some(object.display()));
-                }
-            }
-        }
-        answer
+        Answer::modelled(process.as_ref(), &errors)
     }
 
     /// What the model says of starting the program.

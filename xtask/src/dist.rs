@@ -115,7 +115,8 @@ fn check_start(arch: &str, file: &Path) -> anyhow::Result<()> {
     call(Command::new(emulator).arg(file).arg("--version"))
 }
 
-/// In a directory with nothing else in it. Only root may change the root.
+/// In a directory with nothing else in it, not even /proc, that nothing can be written to, as a user that nobody knows.
+/// Only root may change the root.
 fn check_empty_root(file: &Path) -> anyhow::Result<()> {
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
     if !is_root {
@@ -124,9 +125,19 @@ fn check_empty_root(file: &Path) -> anyhow::Result<()> {
     let root: PathBuf = std::env::temp_dir().join(format!("mldoctor-empty-{}", std::process::id()));
     fs::create_dir_all(&root)?;
     fs::copy(file, root.join("mldoctor"))?;
-    let outcome = Command::new("chroot").arg(&root).args(["/mldoctor", "list"]).output();
+    // A mount namespace of its own, in which the directory is read-only.
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift \
+                  && exec chroot --userspec=12345:12345 \"$ROOT\" \"$@\"";
+    let answers = |arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&root).args(arguments).env("ROOT", &root).output()
+    };
+    let list = answers(&["/mldoctor", "list"]);
+    let check = answers(&["/mldoctor", "check", "--image", "/mldoctor"]);
     fs::remove_dir_all(&root)?;
-    ensure!(outcome?.status.success(), "{} does not answer in an empty root", file.display());
+    ensure!(list?.status.success(), "{} does not answer in an empty root", file.display());
+    let said = String::from_utf8_lossy(&check?.stdout).into_owned();
+    ensure!(said.starts_with("READY"), "{} says of itself in an empty root: {said}", file.display());
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod dist;
+mod docs;
 
 use clap::Parser;
 
@@ -12,6 +13,12 @@ use clap::Parser;
 enum Task {
     /// Build what is shipped, and check it
     Dist,
+    /// Write ARCHITECTURE.md
+    Docs {
+        /// Only tell whether it is as it should be
+        #[arg(long)]
+        check: bool,
+    },
     /// Time a check beside what it stands for; only the ratios count
     Bench {
         /// Interpreter of a PyTorch; the one of the acceptance tests where none is named
@@ -26,6 +33,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Dist => dist::run(),
+        Task::Docs { check } => docs::run(check),
         Task::Bench { python, rounds } => bench::run(python, rounds),
     }
 }
