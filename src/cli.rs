@@ -39,6 +39,12 @@ pub enum Command {
     Explain(Explain),
     /// All finding ids
     List(List),
+    /// The child process that opens device nodes
+    #[command(name = crate::probe::OPEN_DEVICES, hide = true)]
+    OpenDevices {
+        /// The nodes.
+        paths: Vec<OsString>,
+    },
 }
 
 /// What to examine.
@@ -65,6 +71,15 @@ pub struct Subject {
     /// The program that loads libraries for real, instead of the one that is built in
     #[arg(long, value_name = "PATH", env = "MLDOCTOR_PROBES_PATH")]
     pub probes: Option<PathBuf>,
+    /// Also create a context on every GPU and compute there: takes memory, and a GPU in exclusive mode altogether
+    #[arg(long, conflicts_with_all = ["root", "image"])]
+    pub deep: bool,
+    /// How many GPUs the workload must see
+    #[arg(long, value_name = "N", conflicts_with_all = ["root", "image"])]
+    pub expect_gpus: Option<u32>,
+    /// How much memory must be free on each GPU, such as 20GiB
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["root", "image"])]
+    pub min_free_memory: Option<bytesize::ByteSize>,
     /// How long one child process may take, in seconds or with a unit, such as 500ms
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub deadline: Duration,
@@ -227,8 +242,25 @@ impl Subject {
         let here = std::env::current_dir().ok().filter(|_| is_host);
         let cwd = here.unwrap_or_else(|| PathBuf::from("/"));
         let python = self.python.map(|p| cwd.join(p));
-        let live = (scope == Scope::Container).then_some(Live { probe: self.probes, deadline: self.deadline });
-        Request { root, scope, targets: self.targets, python, env, cwd, user: self.user, require: self.require, live }
+        let live = (scope == Scope::Container).then(|| Live {
+            probe: self.probes,
+            deadline: self.deadline,
+            deep: self.deep,
+            node: PathBuf::from("/"),
+        });
+        Request {
+            root,
+            scope,
+            targets: self.targets,
+            python,
+            env,
+            cwd,
+            user: self.user,
+            require: self.require,
+            expect_gpus: self.expect_gpus,
+            min_free_memory: self.min_free_memory.map(|size| size.as_u64()),
+            live,
+        }
     }
 }
 

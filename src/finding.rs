@@ -22,6 +22,9 @@ pub struct Finding {
     pub evidence: Vec<Evidence>,
     /// Cure.
     pub fix: Fix,
+    /// The capability that cannot work because of it, where no step of it has shown that.
+    #[serde(skip)]
+    pub breaks: Option<String>,
 }
 
 /// One observation.

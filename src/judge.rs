@@ -40,7 +40,6 @@ pub fn judge(facts: &Facts) -> Report {
         }
         capabilities.push(capability(subject, required, blockers, first_message));
     }
-    inherit(facts, &mut capabilities);
     for id in facts.target.require.iter().filter(|id| !facts.subjects.iter().any(|s| s.capability == **id)) {
         capabilities.push(Capability {
             id: id.clone(),
@@ -76,12 +75,16 @@ pub fn judge(facts: &Facts) -> Report {
                     };
                     checks.push(CheckResult { id: (*id).to_owned(), outcome, reason: surveyed.reason.clone() });
                 }
-                for finding in surveyed.findings {
+                for mut finding in surveyed.findings {
+                    if let Some(broken) = finding.breaks.take() {
+                        break_capability(&mut capabilities, &broken, &finding);
+                    }
                     add(&mut findings, finding);
                 }
             }
         }
     }
+    inherit(facts, &mut capabilities);
     // An id may be given by an explanation and by a survey; what was found counts.
     checks.sort_by(|a, b| {
         a.id.cmp(&b.id).then_with(|| (a.outcome != CheckOutcome::Found).cmp(&(b.outcome != CheckOutcome::Found)))
@@ -105,6 +108,7 @@ fn causes(step: &Step) -> Vec<Cause<'_>> {
     match &step.outcome {
         StepOutcome::Ok(_) => Vec::new(),
         StepOutcome::NotFound(absence) => vec![Cause::Absent(absence)],
+        StepOutcome::Call(call) => vec![Cause::Call(call)],
         StepOutcome::Failed(Failure { errors, .. }) => {
             let lost = errors.iter().any(|e| matches!(e, LoadError::Missing { .. } | LoadError::Rejected { .. }));
             let follows = |e: &LoadError| lost && matches!(e, LoadError::Undefined { .. } | LoadError::Version { .. });
@@ -149,7 +153,7 @@ fn user_sees(facts: &Facts, step: &Step, failed: &Failed<'_>) -> Option<String> 
         }
         How::Exec if matches!(error, LoadError::Version { .. }) => format!("{}: {message}", step.file),
         How::Exec => format!("{}: error while loading shared libraries: {message}", step.file),
-        How::Dlopen | How::File => message,
+        How::Dlopen | How::File | How::Call => message,
     })
 }
 
@@ -184,6 +188,18 @@ fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message:
         (Status::Ok, String::new())
     };
     Capability { id: subject.capability.clone(), status, required, blockers, summary, inherited: false }
+}
+
+/// What a survey found keeps a capability from working, whatever else was tried.
+fn break_capability(capabilities: &mut [Capability], id: &str, finding: &Finding) {
+    let Some(capability) = capabilities.iter_mut().find(|c| c.id == id) else { return };
+    if capability.status != Status::Broken {
+        capability.status = Status::Broken;
+        capability.summary.clone_from(&finding.message);
+    }
+    if !capability.blockers.contains(&finding.id) {
+        capability.blockers.push(finding.id.clone());
+    }
 }
 
 /// A part of a framework cannot work where the framework itself does not import.

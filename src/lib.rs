@@ -13,6 +13,7 @@ pub mod frameworks;
 pub mod image;
 pub mod judge;
 pub mod loader;
+pub mod node;
 pub mod observe;
 mod parallel;
 pub mod probe;

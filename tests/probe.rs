@@ -7,11 +7,27 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mldoctor::loader::Environment;
-use mldoctor::probe::{Death, Outcome, Probe, Run, Source, locate};
-use mldoctor_probes::{Load, Mode};
+use mldoctor::probe::{Call, Death, Outcome, Probe, Run, Source, locate};
+use mldoctor_probes::{CallError, Job, Line, Load};
 
-fn loads(files: &[&str]) -> Vec<Load> {
-    files.iter().map(|file| Load { mode: Mode::Local, file: OsString::from(file) }).collect()
+fn load(probe: &Probe, files: &[&str]) -> Result<Run, String> {
+    let loads: Vec<Load> = files.iter().map(Load::local).collect();
+    probe.run(Job::Load, &loads.iter().collect::<Vec<_>>())
+}
+
+fn outcomes(run: &Run) -> Vec<Outcome> {
+    run.calls.iter().map(|call| call.outcome.clone()).collect()
+}
+
+fn failed(message: impl Into<String>) -> Outcome {
+    Outcome::Error(CallError { code: None, name: message.into() })
+}
+
+fn loaded(run: &Run) -> Vec<&str> {
+    fn path(line: &Line) -> Option<&str> {
+        if let Line::Loaded { path } = line { Some(path) } else { None }
+    }
+    run.lines.iter().filter_map(path).collect()
 }
 
 fn real() -> Probe {
@@ -34,7 +50,7 @@ fn script(dir: &tempfile::TempDir, text: &str, deadline: Duration) -> Probe {
 
 fn run(text: &str, files: &[&str]) -> Result<Run, String> {
     let dir = tempfile::tempdir().unwrap();
-    script(&dir, text, Duration::from_secs(20)).load(&loads(files))
+    load(&script(&dir, text, Duration::from_secs(20)), files)
 }
 
 #[test]
@@ -43,50 +59,49 @@ fn real_libraries_load_and_the_words_are_those_of_the_c_library() {
     let text = dir.path().join("libtext.so");
     std::fs::write(&text, "this is no library, but it is long enough to have a header of an ELF file".repeat(9))
         .unwrap();
-    let run =
-        real().load(&loads(&["libm.so.6", "libmldoctor-gone.so.1", text.to_str().unwrap(), "libc.so.6"])).unwrap();
-    assert!(matches!(&run.outcomes[0], Outcome::Loaded(path) if path.ends_with("/libm.so.6")), "{run:?}");
+    let run = load(&real(), &["libm.so.6", "libmldoctor-gone.so.1", text.to_str().unwrap(), "libc.so.6"]).unwrap();
     let gone = "libmldoctor-gone.so.1: cannot open shared object file: No such file or directory";
-    assert_eq!(run.outcomes[1], Outcome::Failed(gone.into()));
-    assert_eq!(run.outcomes[2], Outcome::Failed(format!("{}: invalid ELF header", text.display())));
-    assert!(matches!(&run.outcomes[3], Outcome::Loaded(path) if path.ends_with("/libc.so.6")), "{run:?}");
+    let no_elf = format!("{}: invalid ELF header", text.display());
+    assert_eq!(outcomes(&run), [Outcome::Ok, failed(gone), failed(no_elf), Outcome::Ok]);
+    let loaded = loaded(&run);
+    assert!(loaded[0].ends_with("/libm.so.6") && loaded[1].ends_with("/libc.so.6"), "{run:?}");
+    let Some(Line::Mapped { paths }) = run.lines.last() else { panic!("{run:?}") };
+    assert!(loaded.iter().all(|path| paths.iter().any(|p| p == path)), "{paths:?}");
 }
 
 #[test]
 fn the_dynamic_loader_of_the_image_starts_it() {
     let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"].map(Path::new);
     let loader = loader.into_iter().find(|path| path.exists()).unwrap().to_owned();
-    let run = Probe { loader: Some(loader), ..real() }.load(&loads(&["libm.so.6"])).unwrap();
-    assert!(matches!(&run.outcomes[0], Outcome::Loaded(_)), "{run:?}");
+    let run = load(&Probe { loader: Some(loader), ..real() }, &["libm.so.6"]).unwrap();
+    assert_eq!(outcomes(&run), [Outcome::Ok]);
 }
 
 #[test]
 fn a_loader_that_is_not_there_is_an_answer() {
-    let why = Probe { loader: Some("/nowhere/ld.so".into()), ..real() }.load(&loads(&["libm.so.6"])).unwrap_err();
-    assert_eq!(why, "the probe cannot be started: No such file or directory (os error 2)");
+    let why = load(&Probe { loader: Some("/nowhere/ld.so".into()), ..real() }, &["libm.so.6"]).unwrap_err();
+    assert_eq!(why, "/nowhere/ld.so cannot be started: No such file or directory (os error 2)");
 }
 
 #[test]
-fn a_death_names_its_call_and_loses_nothing_else() {
+fn a_death_names_its_call_and_loses_nothing_before_it() {
     let text = r#"
-        i=0
-        for load in "$@"; do
-            echo "{\"begin\":{\"index\":$i}}" >&3
-            case "$load" in *bad*) kill -SEGV $$ ;; esac
-            echo "{\"loaded\":{\"index\":$i,\"path\":\"/${load#local:}\"}}" >&3
-            i=$((i + 1))
-        done
+        echo '{"begin":{"call":"dlopen a"}}
+        {"end":{"error":null}}
+        {"loaded":{"path":"/a"}}
+        {"begin":{"call":"dlopen b"}}' >&3
+        kill -SEGV $$
     "#;
-    let run = run(text, &["a", "bad1", "b", "bad2", "c"]).unwrap();
-    let loaded = |name: &str| Outcome::Loaded(format!("/{name}"));
-    let died = Outcome::Died(Death::Signal(11));
-    assert_eq!(run.outcomes, [loaded("a"), died.clone(), loaded("b"), died, loaded("c")]);
+    let run = run(text, &["a", "b"]).unwrap();
+    let died = Call { name: "dlopen b".into(), outcome: Outcome::Died(Death::Signal(11)) };
+    assert_eq!(run.calls, [Call { name: "dlopen a".into(), outcome: Outcome::Ok }, died.clone()]);
+    assert_eq!((loaded(&run), run.unfinished()), (vec!["/a"], Some(&died)));
 }
 
 #[test]
 fn a_library_that_exits_is_told_apart_from_one_that_crashes() {
-    let run = run(r#"echo '{"begin":{"index":0}}' >&3; exit 3"#, &["a"]).unwrap();
-    assert_eq!(run.outcomes, [Outcome::Died(Death::Exit(3))]);
+    let run = run(r#"echo '{"begin":{"call":"dlopen a"}}' >&3; exit 3"#, &["a"]).unwrap();
+    assert_eq!(outcomes(&run), [Outcome::Died(Death::Exit(3))]);
 }
 
 #[test]
@@ -94,13 +109,12 @@ fn a_hang_ends_at_the_deadline_with_all_that_it_started() {
     let dir = tempfile::tempdir().unwrap();
     let pids = dir.path().join("pids");
     let text = format!(
-        "echo '{{\"begin\":{{\"index\":0}}}}' >&3\nsleep 600 &\necho $$ $! > {}\nwhile :; do :; done",
+        "echo '{{\"begin\":{{\"call\":\"dlopen a\"}}}}' >&3\nsleep 600 &\necho $$ $! > {}\nwhile :; do :; done",
         pids.display()
     );
-    let deadline = Duration::from_millis(400);
     let start = Instant::now();
-    let run = script(&dir, &text, deadline).load(&loads(&["a"])).unwrap();
-    assert_eq!(run.outcomes, [Outcome::TimedOut(deadline)]);
+    let run = load(&script(&dir, &text, Duration::from_millis(400)), &["a"]).unwrap();
+    assert_eq!(outcomes(&run), [Outcome::TimedOut(400)]);
     assert!(start.elapsed() < Duration::from_secs(10), "the child was waited for");
     for pid in std::fs::read_to_string(pids).unwrap().split_whitespace() {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -109,38 +123,37 @@ fn a_hang_ends_at_the_deadline_with_all_that_it_started() {
     }
 }
 
+const WELL: &str = r#"{"begin":{"call":"dlopen a"}}
+{"end":{"error":null}}
+{"loaded":{"path":"/a"}}"#;
+
 #[test]
 fn a_flood_of_output_is_drained_and_cut() {
-    let text = r#"
-        echo '{"begin":{"index":0}}' >&3
-        head -c 5000000 /dev/zero | tr '\0' x
-        head -c 5000000 /dev/zero | tr '\0' y >&2
-        echo '{"loaded":{"index":0,"path":"/a"}}' >&3
-    "#;
-    let run = run(text, &["a"]).unwrap();
-    assert_eq!(run.outcomes, [Outcome::Loaded("/a".into())]);
+    let text = format!(
+        "head -c 5000000 /dev/zero | tr '\\0' x\nhead -c 5000000 /dev/zero | tr '\\0' y >&2\necho '{WELL}' >&3"
+    );
+    let run = run(&text, &["a"]).unwrap();
+    assert_eq!(loaded(&run), ["/a"]);
     assert_eq!(run.output.len(), 2 * (16 << 10));
 }
 
 #[test]
 fn an_endless_result_ends_and_what_came_before_it_counts() {
-    let text = r#"
-        echo '{"begin":{"index":0}}' >&3
-        echo '{"loaded":{"index":0,"path":"/a"}}' >&3
-        head -c 3000000 /dev/zero >&3
-    "#;
-    assert_eq!(run(text, &["a", "b"]).unwrap().outcomes, [Outcome::Loaded("/a".into()), Outcome::NotReached]);
+    let run = run(&format!("echo '{WELL}' >&3; head -c 3000000 /dev/zero >&3"), &["a", "b"]).unwrap();
+    assert_eq!((outcomes(&run), loaded(&run)), (vec![Outcome::Ok], vec!["/a"]));
+}
+
+#[test]
+fn after_a_line_that_is_none_nothing_is_believed() {
+    let run = run(&format!("echo '{WELL}\n[1]\n{{\"loaded\":{{\"path\":\"/b\"}}}}' >&3"), &["a", "b"]).unwrap();
+    assert_eq!((outcomes(&run), loaded(&run)), (vec![Outcome::Ok], vec!["/a"]));
 }
 
 #[test]
 fn a_pipe_that_a_grandchild_keeps_open_is_not_waited_for() {
-    let text = r#"
-        setsid sh -c 'exec sleep 20' &
-        echo '{"begin":{"index":0}}' >&3
-        echo '{"loaded":{"index":0,"path":"/a"}}' >&3
-    "#;
     let start = Instant::now();
-    assert_eq!(run(text, &["a"]).unwrap().outcomes, [Outcome::Loaded("/a".into())]);
+    let run = run(&format!("setsid sh -c 'exec sleep 20' &\necho '{WELL}' >&3"), &["a"]).unwrap();
+    assert_eq!(loaded(&run), ["/a"]);
     assert!(start.elapsed() < Duration::from_secs(15), "the grandchild was waited for");
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Check, Failed, Rule, file_name, finding, package};
 use crate::facts::{Facts, How, Weight};
 use crate::finding::{Finding, Fix};
-use crate::loader::{LoadError, Searched, SearchedWhy};
+use crate::loader::{LoadError, Searched, SearchedWhy, is_of_libc};
 use crate::python::site::normal;
 
 /// The check.
@@ -91,7 +91,7 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
     let of_wheel = by.contains("/site-packages/") || by.contains("/dist-packages/");
     let say = |id, message: String| Name { id, message, subject: None };
     let stem = name.split(".so").next().unwrap_or(name);
-    if facts.image.loader.as_ref().is_some_and(|l| l.libc == "musl") && is_glibc(name) {
+    if facts.image.loader.as_ref().is_some_and(|l| l.libc == "musl") && is_of_libc(name) {
         return say("lib-musl", format!("{object} is built for glibc, and this image has musl"));
     }
     if name.starts_with("libcuda.so") || name.starts_with("libnvidia-ml.so") {
@@ -203,20 +203,6 @@ fn neighbours(object: &str, searched: &[Searched]) -> Option<String> {
         below.into_iter().find(|(_, (count, any))| *count > 1 && !any)?.0
     };
     Some(gone.to_string_lossy().into_owned())
-}
-
-/// Libraries that only glibc has under these names.
-fn is_glibc(name: &str) -> bool {
-    [
-        "libc.so.6",
-        "libm.so.6",
-        "libpthread.so.0",
-        "libdl.so.2",
-        "librt.so.1",
-        "ld-linux-x86-64.so.2",
-        "ld-linux-aarch64.so.1",
-    ]
-    .contains(&name)
 }
 
 fn no_program_interpreter(failed: &Failed<'_>, interpreter: &str) -> Finding {

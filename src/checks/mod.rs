@@ -9,18 +9,30 @@
 pub mod pages;
 
 mod compile_tools;
+mod device_access;
+mod driver_calls;
 mod driver_files;
+mod driver_missing;
+mod driver_versions;
 mod duplicates;
+mod expectations;
+mod gpu_state;
+mod image_environment;
 mod ld_library_path;
 mod missing_library;
 mod mixed_libraries;
 mod package;
+mod place;
+mod privileges;
+mod processes;
 mod python;
 mod rejected_file;
+mod visible_devices;
 
 use crate::facts::{Absence, Facts, Step, StepOutcome, Subject};
 use crate::finding::{CheckOutcome, Evidence, Finding, Fix};
 use crate::loader::{LoadError, Loaded};
+use crate::probe::Call;
 
 /// What failed.
 pub enum Cause<'f> {
@@ -28,6 +40,8 @@ pub enum Cause<'f> {
     Load(&'f LoadError),
     /// Something else is not there.
     Absent(&'f Absence),
+    /// A call in a child process that did not succeed.
+    Call(&'f Call),
 }
 
 /// One thing that failed while a capability was tried.
@@ -45,7 +59,15 @@ impl Failed<'_> {
     pub fn load(&self) -> Option<&LoadError> {
         match self.cause {
             Cause::Load(error) => Some(error),
-            Cause::Absent(_) => None,
+            Cause::Absent(_) | Cause::Call(_) => None,
+        }
+    }
+
+    /// The call, if that is the cause.
+    pub fn call(&self) -> Option<&Call> {
+        match self.cause {
+            Cause::Call(call) => Some(call),
+            Cause::Load(_) | Cause::Absent(_) => None,
         }
     }
 
@@ -117,6 +139,9 @@ pub struct Check {
 
 /// Every check. Explanations are asked in this order, so the special ones stand before the general ones.
 pub static CHECKS: &[&Check] = &[
+    &processes::CALLS,
+    &driver_missing::CHECK,
+    &driver_calls::CHECK,
     &rejected_file::CHECK,
     &mixed_libraries::CHECK,
     &python::MODULE,
@@ -125,6 +150,17 @@ pub static CHECKS: &[&Check] = &[
     &driver_files::BAKED,
     &driver_files::EMPTY,
     &driver_files::STUB,
+    &driver_versions::CHECK,
+    &device_access::CHECK,
+    &visible_devices::CHECK,
+    &gpu_state::CHECK,
+    &expectations::COUNT,
+    &expectations::MEMORY,
+    &privileges::CHECK,
+    &image_environment::RUNTIME,
+    &image_environment::LEFT_BEHIND,
+    &processes::MAPPED,
+    &processes::RUNNING,
     &duplicates::CUDA,
     &duplicates::CUDNN,
     &duplicates::NCCL,
@@ -144,12 +180,23 @@ pub(crate) fn finding(id: &str, subject: impl Into<String>, message: impl Into<S
         user_sees: None,
         evidence: Vec::new(),
         fix: Fix::default(),
+        breaks: None,
     }
 }
 
 impl Finding {
     pub(crate) fn proof(mut self, label: &str, value: impl Into<String>, source: Option<String>) -> Self {
         self.evidence.push(Evidence { label: label.to_owned(), value: value.into(), source });
+        self
+    }
+
+    pub(crate) fn sees(mut self, message: impl Into<String>) -> Self {
+        self.user_sees = Some(message.into());
+        self
+    }
+
+    pub(crate) fn breaks(mut self, capability: &str) -> Self {
+        self.breaks = Some(capability.to_owned());
         self
     }
 

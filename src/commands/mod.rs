@@ -8,6 +8,7 @@ mod list;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
+use crate::probe::open_devices_here;
 
 /// Runs what the command line asks for.
 ///
@@ -20,5 +21,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Facts(arguments) => facts::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::OpenDevices { paths } => {
+            open_devices_here(&paths);
+            Ok(Exit::Ready)
+        }
     }
 }

@@ -95,6 +95,8 @@ pub struct Stat {
     pub size: u64,
     /// Modification time in seconds since the epoch.
     pub mtime: i64,
+    /// Device number, of a device.
+    pub rdev: u64,
 }
 
 impl Stat {
@@ -124,6 +126,7 @@ impl From<rustix::fs::Stat> for Stat {
             gid: s.st_gid,
             size: s.st_size.max(0) as u64,
             mtime: s.st_mtime,
+            rdev: s.st_rdev,
         }
     }
 }

@@ -17,7 +17,7 @@ mod symbols;
 pub use cache::Cache;
 pub use dynamic_loader::{DynamicLoader, Libc};
 pub use error::{Failure, LoadError, Loaded, Searched, SearchedWhy};
-pub use process::{Mode, Object, ObjectId, Process, Via};
+pub use process::{Mode, Object, ObjectId, Process, Via, is_of_libc};
 pub use search::Environment;
 pub use store::{ElfFile, ElfStore, Opened};
 

@@ -125,6 +125,11 @@ impl Object {
         self.names.first().map_or(OsStr::new(""), OsString::as_os_str)
     }
 
+    /// Whether it is a part of the C library.
+    pub fn is_of_libc(&self) -> bool {
+        is_of_libc(&self.loaded().soname)
+    }
+
     /// What it is, where, and why there.
     pub fn loaded(&self) -> Loaded {
         let soname = self.file.elf.soname().or(self.path.file_name()).unwrap_or_default();
@@ -690,6 +695,12 @@ impl<'l> Process<'l> {
         }
         postorder
     }
+}
+
+/// Whether a library of this name is a part of glibc.
+pub fn is_of_libc(soname: &str) -> bool {
+    let parts = ["libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1"];
+    parts.contains(&soname) || soname.starts_with("ld-linux-")
 }
 
 /// Names that musl answers with itself (`load_library`: "Catch and block attempts to reload the implementation").

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use mldoctor_probes::library::Family;
+
+use super::live::{self, Plan};
 use super::{Examination, tools};
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, Open, torch::Torch};
@@ -17,7 +20,7 @@ pub fn features(
     import: &Subject,
     process: &Process<'_>,
     bare: Option<&Process<'_>>,
-) -> Vec<Subject> {
+) -> Vec<(Subject, Vec<Plan>)> {
     let Some(framework) = frameworks::of_module(module) else { return Vec::new() };
     let extension = import.steps.iter().find_map(|s| match &s.outcome {
         StepOutcome::Ok(path) if s.what == "import torch._C" => Some(path.clone()),
@@ -65,7 +68,11 @@ pub fn features(
             bare
         });
         subject.mapped = examination.mapped(&process, bare.as_ref(), before);
-        subject
+        // What the import has mapped already, and what this part has opened.
+        let mut plans = live::plans(&process, before, &feature.id);
+        let linked = |plan: &Plan| feature.linked.iter().any(|l| Family::of_soname(l) == Some(plan.family));
+        plans.extend(live::plans(&process, 0, &feature.id).into_iter().filter(linked));
+        (subject, plans)
     })
 }
 

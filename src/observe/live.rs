@@ -1,14 +1,18 @@
-//! What the files promise, tried for real: a shared object that is to be examined is loaded in a child process.
+//! What the files promise, tried for real, each in a child process: libraries are loaded, the driver is asked, device
+//! nodes are opened.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mldoctor_probes::{Load, Mode};
+use mldoctor_probes::library::Family;
+use mldoctor_probes::{CallError, Job, Load};
 
-use super::Request;
-use crate::facts::{How, Observed, Step, StepOutcome, Subject, Weight};
-use crate::loader::{Failure, LoadError, Loader};
-use crate::probe::{Outcome, Probe, locate};
+use crate::facts::driver::Library;
+use crate::facts::node::Node;
+use crate::facts::{Absence, Driver, How, Observed, Step, StepOutcome, Subject, Weight};
+use crate::loader::{Environment, Failure, LoadError, Mode, ObjectId, Process};
+use crate::parallel;
+use crate::probe::{Outcome, Probe, Run, locate, open_devices};
 
 /// How things are tried for real.
 #[derive(Debug, Clone)]
@@ -17,74 +21,309 @@ pub struct Live {
     pub probe: Option<PathBuf>,
     /// `--deadline`: how long one child may take.
     pub deadline: Duration,
+    /// `--deep`: compute on every GPU too.
+    pub deep: bool,
+    /// Root of `/proc`, `/sys` and `/dev`; another one in tests.
+    pub node: PathBuf,
 }
 
-/// Loads `path` in a child, by the loader and in the environment of the workload, and adds what came of it. Gives the
-/// way in which the probe was started, or why it was not.
-pub(super) fn load(
-    live: &Live,
-    request: &Request,
-    loader: &Loader,
-    path: &Path,
-    subject: &mut Subject,
-) -> Observed<String> {
-    let source = match locate(live.probe.as_deref()) {
-        Ok(source) => source,
-        Err(why) => return Observed::Failed(why.to_string()),
-    };
-    let way = source.describe();
-    let probe = Probe {
-        source,
-        loader: Some(loader.dynamic_loader().path().to_owned()),
-        env: request.env.clone(),
-        cwd: request.cwd.clone(),
-        deadline: live.deadline,
-    };
-    let wanted = Load { mode: Mode::Local, file: path.as_os_str().to_owned() };
-    let outcome = match probe.load(&[wanted]) {
-        Ok(run) => run.outcomes.into_iter().next().unwrap_or(Outcome::NotReached),
-        Err(why) => return Observed::Failed(why),
-    };
-    let foretold = subject.steps.iter().any(|s| matches!(s.outcome, StepOutcome::Failed(_)));
-    let outcome = match outcome {
-        Outcome::Loaded(_) if foretold => {
-            subject.unknown = Some("it loads in a child process, although by its files it should not".into());
-            subject.steps.clear();
-            return Observed::Seen(way);
+/// The name by which everything asks for the driver.
+const LIBCUDA: &str = "libcuda.so.1";
+const LIBNVML: &str = "libnvidia-ml.so.1";
+
+/// The driver's libraries as the workload would find them.
+pub struct DriverPaths {
+    /// Path of `libcuda.so.1`.
+    pub libcuda: Result<String, Failure>,
+    /// Path of `libnvidia-ml.so.1`.
+    pub libnvml: Result<String, Failure>,
+}
+
+impl DriverPaths {
+    /// In a copy of the workload's process. The runtime library opens the driver; where it is linked statically, or does
+    /// not take part, the program does.
+    pub fn in_process(process: &Process<'_>) -> Self {
+        let runtime = process.objects().find(|(_, o)| Family::of_soname(&o.loaded().soname) == Some(Family::Cudart));
+        let by = runtime.map_or(ObjectId(0), |(id, _)| id);
+        let open = |name: &str, by: ObjectId| {
+            let mut process = process.clone();
+            process.dlopen(name.as_ref(), by, Mode::NOW).map(|id| process.object(id).display())
+        };
+        Self { libcuda: open(LIBCUDA, by), libnvml: open(LIBNVML, ObjectId(0)) }
+    }
+}
+
+/// A CUDA library that a capability uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Which it is.
+    pub family: Family,
+    /// Paths of the libraries that it needs, and at last its own.
+    pub paths: Vec<String>,
+    /// The capability.
+    pub capability: String,
+}
+
+/// The CUDA libraries that a process has mapped, without its first objects.
+pub fn plans(process: &Process<'_>, without_first: usize, capability: &str) -> Vec<Plan> {
+    let new = process.objects().filter(|(id, _)| id.0 >= without_first);
+    new.filter_map(|(id, object)| {
+        let family = Family::of_soname(&object.loaded().soname)?;
+        Some(Plan { family, paths: with_dependencies(process, id), capability: capability.to_owned() })
+    })
+    .collect()
+}
+
+/// Paths of an object and of what it needs, dependencies first.
+fn with_dependencies(process: &Process<'_>, root: ObjectId) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut seen = vec![false; process.count()];
+    let mut stack = vec![(root, 0)];
+    seen[root.0] = true;
+    while let Some((id, next)) = stack.pop() {
+        let object = process.object(id);
+        let Some(edge) = object.edges.get(next) else {
+            // The probe has the libraries of the C library itself, by their names.
+            if !object.is_of_libc() {
+                paths.push(object.display());
+            }
+            continue;
+        };
+        stack.push((id, next + 1));
+        if let Some(to) = edge.to.filter(|to| !std::mem::replace(&mut seen[to.0], true)) {
+            stack.push((to, 0));
         }
-        Outcome::Loaded(path) => StepOutcome::Ok(path),
-        // The files say more about the cause than the message does.
-        Outcome::Failed(_) if foretold => return Observed::Seen(way),
-        Outcome::Failed(message) => {
-            StepOutcome::Failed(Failure { errors: vec![refusal(path, &message)], loaded: Vec::new() })
+    }
+    paths
+}
+
+/// Starts children for one workload.
+pub struct Prober {
+    probe: Probe,
+    deadline: Duration,
+    deep: bool,
+    /// How the probe is started.
+    pub way: String,
+}
+
+/// What is tried beside the loading of a target.
+enum Task<'p> {
+    Cuda,
+    Nvml,
+    Compute,
+    Library(&'p Plan),
+}
+
+impl Prober {
+    /// `loader` is the dynamic loader of the workload.
+    ///
+    /// # Errors
+    /// There is no probe.
+    pub fn new(live: &Live, env: Environment, cwd: &Path, loader: Option<&Path>) -> Result<Self, String> {
+        let source = locate(live.probe.as_deref()).map_err(|why| why.to_string())?;
+        let way = source.describe();
+        let probe =
+            Probe { source, loader: loader.map(Path::to_owned), env, cwd: cwd.to_owned(), deadline: live.deadline };
+        Ok(Self { probe, deadline: live.deadline, deep: live.deep, way })
+    }
+
+    /// Loads `path` in a child, and adds what came of it.
+    ///
+    /// # Errors
+    /// The probe does not start.
+    pub fn load(&self, path: &Path, subject: &mut Subject) -> Result<(), String> {
+        let run = self.probe.run(Job::Load, &[&Load::local(path)])?;
+        let Some(call) = run.calls.into_iter().next() else { return Err("the probe made no call".into()) };
+        let foretold = subject.steps.iter().any(|s| matches!(s.outcome, StepOutcome::Failed(_)));
+        let outcome = match call.outcome {
+            Outcome::Ok if foretold => {
+                subject.unknown = Some("it loads in a child process, although by its files it should not".into());
+                subject.steps.clear();
+                return Ok(());
+            }
+            Outcome::Ok => StepOutcome::Ok(path.to_string_lossy().into_owned()),
+            // The files say more about the cause than the message does.
+            Outcome::Error(_) if foretold => return Ok(()),
+            Outcome::Error(error) => {
+                StepOutcome::Failed(Failure { errors: vec![refusal(path, &error)], loaded: Vec::new() })
+            }
+            Outcome::Died(_) | Outcome::TimedOut(_) => StepOutcome::Call(call),
+        };
+        let file = path.to_string_lossy().into_owned();
+        subject.steps.push(Step {
+            what: format!("load {file} in a child process"),
+            how: How::Dlopen,
+            file,
+            because: Vec::new(),
+            weight: Weight::Required,
+            outcome,
+            user_sees: None,
+        });
+        Ok(())
+    }
+
+    /// What opening each device node says: `ok`, or the name of the error.
+    pub fn open_nodes(&self, node: &Node) -> Vec<(String, String)> {
+        let there = node.devices.iter().filter(|(_, d)| d.number.is_some());
+        let paths: Vec<PathBuf> = there.map(|(path, _)| PathBuf::from(path)).collect();
+        if paths.is_empty() {
+            return Vec::new();
         }
-        Outcome::Died(death) => {
-            subject.unknown = Some(format!("the process that loads it is {death}"));
-            return Observed::Seen(way);
+        let calls = open_devices(&paths, self.deadline).map(|run| run.calls).unwrap_or_default();
+        let said = calls.into_iter().map(|call| match call.outcome {
+            Outcome::Ok => "ok".into(),
+            Outcome::Error(error) => error.name,
+            Outcome::Died(death) => death.to_string(),
+            Outcome::TimedOut(_) => "no answer".into(),
+        });
+        paths.into_iter().map(|path| path.to_string_lossy().into_owned()).zip(said).collect()
+    }
+
+    /// Asks the driver and tries the libraries, all at once.
+    pub fn ask(&self, paths: Option<&DriverPaths>, plans: &[Plan]) -> (Driver, Vec<Library>) {
+        let mut tasks = vec![Task::Cuda, Task::Nvml];
+        if self.deep {
+            tasks.push(Task::Compute);
         }
-        Outcome::TimedOut(after) => {
-            subject.unknown = Some(format!("loading it takes longer than {} s", after.as_secs_f32()));
-            return Observed::Seen(way);
+        // One child for each library, however many capabilities use it.
+        let mut wanted: Vec<&Plan> = Vec::new();
+        for plan in plans {
+            if !wanted.iter().any(|known| known.paths == plan.paths) {
+                wanted.push(plan);
+            }
         }
-        Outcome::NotReached => return Observed::Failed("the probe ended without an answer".into()),
-    };
-    let file = path.to_string_lossy().into_owned();
-    subject.steps.push(Step {
-        what: format!("load {file} in a child process"),
-        how: How::Dlopen,
-        file,
-        because: Vec::new(),
-        weight: Weight::Required,
-        outcome,
-        user_sees: None,
-    });
-    Observed::Seen(way)
+        wanted.sort_by_key(|plan| plan.family);
+        tasks.extend(wanted.iter().map(|plan| Task::Library(plan)));
+        let libcuda = paths.and_then(|p| p.libcuda.as_ref().ok());
+        let libnvml = paths.and_then(|p| p.libnvml.as_ref().ok());
+        let driver = |job: Job, path: Option<&String>, name: &str| {
+            if paths.is_some() && path.is_none() {
+                return Observed::Absent(format!("nothing finds {name}"));
+            }
+            observed(self.probe.run(job, &[&Load::local(path.map_or(name, String::as_str))]))
+        };
+        let mut runs = parallel::map(&tasks, |task| match task {
+            Task::Cuda => driver(Job::Cuda, libcuda, LIBCUDA),
+            Task::Nvml => driver(Job::Nvml, libnvml, LIBNVML),
+            Task::Compute => driver(Job::Compute, libcuda, LIBCUDA),
+            Task::Library(plan) => {
+                let loads: Vec<Load> = plan.paths.iter().map(Load::local).collect();
+                observed(self.probe.run(Job::Library(plan.family), &loads.iter().collect::<Vec<_>>()))
+            }
+        })
+        .into_iter();
+        let mut next = || runs.next().unwrap_or_default();
+        let driver = Driver {
+            libcuda: libcuda.cloned(),
+            libnvml: libnvml.cloned(),
+            cuda: next(),
+            nvml: next(),
+            computed: self.deep.then(&mut next),
+        };
+        let libraries = wanted
+            .into_iter()
+            .map(|plan| Library { family: plan.family, paths: plan.paths.clone(), run: next() })
+            .collect();
+        (driver, libraries)
+    }
+}
+
+fn observed(run: Result<Run, String>) -> Observed<Run> {
+    match run {
+        Ok(run) => Observed::Seen(run),
+        Err(why) => Observed::Failed(why),
+    }
+}
+
+/// The capability `gpu`: what the driver said when CUDA was initialised, and when NVML was.
+pub fn gpu(paths: Option<&DriverPaths>, driver: &Driver) -> Subject {
+    let mut subject = Subject::new("gpu");
+    for (name, path, weight) in
+        [(LIBCUDA, paths.map(|p| &p.libcuda), Weight::Required), (LIBNVML, paths.map(|p| &p.libnvml), Weight::Optional)]
+    {
+        if let Some(Err(failure)) = path {
+            subject.steps.push(step(format!("open {name}"), name, weight, StepOutcome::Failed(failure.clone())));
+        }
+    }
+    match &driver.cuda {
+        Observed::Seen(run) => {
+            calls(&mut subject, run, driver.libcuda.as_deref().unwrap_or(LIBCUDA), Weight::Required);
+            let count = driver.cuda().and_then(|cuda| cuda.count.get().copied());
+            if count == Some(0) {
+                let absence =
+                    Absence { kind: "gpu".into(), name: "GPU".into(), searched: Vec::new(), notes: Vec::new() };
+                let outcome = StepOutcome::NotFound(absence);
+                subject.steps.push(step("find a GPU".into(), LIBCUDA, Weight::Required, outcome));
+            }
+        }
+        Observed::Failed(why) => subject.unknown = Some(format!("the driver could not be asked: {why}")),
+        Observed::Absent(_) | Observed::NotAsked => {}
+    }
+    if let Observed::Seen(run) = &driver.nvml {
+        calls(&mut subject, run, driver.libnvml.as_deref().unwrap_or(LIBNVML), Weight::Optional);
+    }
+    match &driver.computed {
+        Some(Observed::Seen(run)) => {
+            calls(&mut subject, run, driver.libcuda.as_deref().unwrap_or(LIBCUDA), Weight::Required);
+        }
+        Some(Observed::Failed(why)) => subject.unknown = Some(format!("nothing could be computed: {why}")),
+        _ => {}
+    }
+    subject
+}
+
+/// Calls that something cannot do without. Of all others an error is a field without a value.
+const DECISIVE: &[&str] = &[
+    "dlopen ",
+    "cuInit",
+    "cuDeviceGetCount",
+    "cuDeviceGet(",
+    "cuDevicePrimaryCtxRetain(",
+    "cuCtx",
+    "cuMem",
+    "cuModule",
+    "cuLaunchKernel(",
+    "nvmlInit_v2",
+    "nvmlDeviceGetHandleByIndex_v2(",
+];
+
+fn calls(subject: &mut Subject, run: &Run, file: &str, weight: Weight) {
+    for call in &run.calls {
+        let is_decisive = DECISIVE.iter().any(|d| call.name.starts_with(d));
+        let outcome = match &call.outcome {
+            Outcome::Ok if is_decisive => StepOutcome::Ok(file.to_owned()),
+            Outcome::Ok => continue,
+            Outcome::Error(_) if !is_decisive => continue,
+            _ => StepOutcome::Call(call.clone()),
+        };
+        // A call that did not come back says more than that one field is missing.
+        subject.steps.push(step(call.name.clone(), file, weight, outcome));
+    }
+}
+
+/// What came of trying the libraries of each capability.
+pub fn add_libraries(subjects: &mut [Subject], plans: &[Plan], libraries: &[Library]) {
+    for plan in plans {
+        let Some(subject) = subjects.iter_mut().find(|s| s.capability == plan.capability) else { continue };
+        let Some(library) = libraries.iter().find(|l| l.paths == plan.paths) else { continue };
+        let file = plan.paths.last().map_or("", String::as_str);
+        let Observed::Seen(run) = &library.run else { continue };
+        let outcome = match run.calls.iter().find(|call| call.outcome != Outcome::Ok) {
+            Some(call) => StepOutcome::Call(call.clone()),
+            None => StepOutcome::Ok(file.to_owned()),
+        };
+        subject.steps.push(step(format!("ask {file}"), file, Weight::Required, outcome));
+    }
+}
+
+fn step(what: String, file: &str, weight: Weight, outcome: StepOutcome) -> Step {
+    Step { what, how: How::Call, file: file.to_owned(), because: Vec::new(), weight, outcome, user_sees: None }
 }
 
 /// What `dlopen` said, as the loader model says it: the object, then what is wrong with it.
-fn refusal(path: &Path, message: &str) -> LoadError {
+fn refusal(path: &Path, error: &CallError) -> LoadError {
     let shown = path.display().to_string();
-    let (subject, reason) = message.split_once(": ").unwrap_or((shown.as_str(), message));
+    let (subject, reason) = error.name.split_once(": ").unwrap_or((shown.as_str(), &error.name));
     LoadError::Rejected {
         path: shown.clone(),
         subject: subject.to_owned(),

@@ -2,27 +2,29 @@
 
 mod features;
 mod import;
-mod live;
+pub mod live;
 mod scan;
 mod tools;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::facts::driver::Library;
 use crate::facts::{
-    Absence, Distribution, Facts, How, Image, LoaderFacts, Mapped, Observed, Os, Python, SCHEMA, Scope, Step,
-    StepOutcome, Subject, Target, Weight,
+    Absence, Distribution, Driver, Facts, How, Image, LoaderFacts, Mapped, Node, Observed, Os, Python, SCHEMA, Scope,
+    Step, StepOutcome, Subject, Target, Weight,
 };
 use crate::frameworks;
 use crate::image::elf::{Elf, Machine};
 use crate::image::{Credentials, FileError, Rootfs};
 use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
-use crate::parallel;
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
+use crate::{node, parallel};
 
 pub use live::Live;
+use live::{DriverPaths, Plan, Prober};
 
 /// What to examine.
 pub struct Request {
@@ -42,6 +44,10 @@ pub struct Request {
     pub user: Option<Credentials>,
     /// `--require`
     pub require: Vec<String>,
+    /// `--expect-gpus`
+    pub expect_gpus: Option<u32>,
+    /// `--min-free-memory`, in bytes.
+    pub min_free_memory: Option<u64>,
     /// How things are tried for real; nothing is where only files are judged.
     pub live: Option<Live>,
 }
@@ -101,12 +107,28 @@ pub struct Examination {
 }
 
 /// What came of trying.
+#[derive(Default)]
 struct Tried {
     subjects: Vec<Subject>,
     /// The dynamic loader of the workload.
     loader: Option<LoaderFacts>,
+    /// The driver's libraries as the workload would find them.
+    driver: Option<DriverPaths>,
+    /// CUDA libraries to be tried for real.
+    plans: Vec<Plan>,
+    /// Targets that are shared objects.
+    shared_objects: Vec<PathBuf>,
+}
+
+/// What is known beyond the files.
+#[derive(Default)]
+struct LiveFacts {
     /// How the probe was started.
-    probe: Option<Observed<String>>,
+    probe: Observed<String>,
+    node: Option<Node>,
+    driver: Option<Driver>,
+    libraries: Vec<Library>,
+    gpu: Option<Subject>,
 }
 
 impl Examination {
@@ -176,12 +198,13 @@ impl Examination {
             let python = self.python.as_ref().map(|p| self.python_facts(p, &modules));
             (python, scan::scan(&self.rootfs, &self.request.env, &self.sys_path.entries))
         };
-        let (tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
-        let Tried { subjects, loader, probe } = tried;
-        libraries.mark_used(&subjects);
+        let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
+        let mut live = self.try_for_real(&workload, &mut tried);
+        libraries.mark_used(&tried.subjects);
+        tried.subjects.extend(live.gpu.take());
         let image = Image {
             os: os_release(&self.rootfs),
-            loader,
+            loader: tried.loader,
             env: shown_environment(&self.request.env),
             uid: self.request.user.as_ref().map(|u| u.uid),
             libraries,
@@ -200,33 +223,75 @@ impl Examination {
                     })
                     .collect(),
                 require: self.request.require.clone(),
+                expect_gpus: self.request.expect_gpus,
+                min_free_memory: self.request.min_free_memory,
             },
             image,
             python,
-            probe,
-            subjects,
+            probe: live.probe,
+            node: live.node,
+            driver: live.driver,
+            libraries: live.libraries,
+            subjects: tried.subjects,
         }
     }
 
-    /// Tries everything that the workload does.
+    /// Tries everything that the workload does, by its files.
     fn subjects(&self, workload: &[Workload], modules: &[&str]) -> Tried {
-        let mut tried = Tried { subjects: Vec::new(), loader: None, probe: None };
+        let mut tried = Tried::default();
         if !modules.is_empty() {
-            tried.loader = self.modules(modules, &mut tried.subjects);
+            self.modules(modules, &mut tried);
         }
         for target in workload {
             if let Workload::File(path) = target {
-                let (subject, loader) = self.file(path, &mut tried.probe);
-                tried.loader = tried.loader.or(loader);
-                tried.subjects.push(subject);
+                self.file(path, &mut tried);
             }
         }
-        if self.request.scope == Scope::Container {
-            let mut gpu = Subject::new("gpu");
-            gpu.unknown = Some("the driver is not examined by this version; use --image for the image alone".into());
-            tried.subjects.push(gpu);
-        }
         tried
+    }
+
+    /// Looks around in the container, and lets child processes try what the files promise.
+    fn try_for_real(&self, workload: &[Workload], tried: &mut Tried) -> LiveFacts {
+        let Some(live) = &self.request.live else { return LiveFacts::default() };
+        let mut node = match Rootfs::open_root(&live.node) {
+            Ok(rootfs) => node::observe(&rootfs),
+            Err(_) => Node::default(),
+        };
+        let loader = tried.loader.as_ref().map(|l| PathBuf::from(&l.path));
+        let prober = match Prober::new(live, self.request.env.clone(), &self.request.cwd, loader.as_deref()) {
+            Ok(prober) => prober,
+            Err(why) => {
+                let mut gpu = Subject::new("gpu");
+                gpu.unknown = Some(why.clone());
+                return LiveFacts {
+                    probe: Observed::Failed(why),
+                    node: Some(node),
+                    gpu: Some(gpu),
+                    ..LiveFacts::default()
+                };
+            }
+        };
+        let mut probe = Observed::Seen(prober.way.clone());
+        for target in workload {
+            let Workload::File(path) = target else { continue };
+            if !tried.shared_objects.contains(path) {
+                continue;
+            }
+            let id = format!("load:{}", path.display());
+            if let Some(subject) = tried.subjects.iter_mut().find(|s| s.capability == id)
+                && let Err(why) = prober.load(path, subject)
+            {
+                probe = Observed::Failed(why);
+            }
+        }
+        let ask = || prober.ask(tried.driver.as_ref(), &tried.plans);
+        let ((driver, libraries), opened) = parallel::join(ask, || prober.open_nodes(&node));
+        for (path, said) in opened {
+            node.devices.entry(path).or_default().open = said;
+        }
+        let gpu = live::gpu(tried.driver.as_ref(), &driver);
+        live::add_libraries(&mut tried.subjects, &tried.plans, &libraries);
+        LiveFacts { probe, node: Some(node), driver: Some(driver), libraries, gpu: Some(gpu) }
     }
 
     /// Gives the process of a target, with everything that does not load in it, to `show`.
@@ -262,18 +327,18 @@ impl Examination {
     }
 
     /// All modules are imported by one process, in the order given.
-    fn modules(&self, modules: &[&str], subjects: &mut Vec<Subject>) -> Option<LoaderFacts> {
+    fn modules(&self, modules: &[&str], tried: &mut Tried) {
         let python = match &self.python {
             Some(Ok(python)) => python,
             other => {
-                let tried = match other {
+                let looked_at = match other {
                     Some(Err(none)) => none.tried.iter().map(|(p, why)| format!("{}: {why}", p.display())).collect(),
                     _ => Vec::new(),
                 };
                 for module in modules {
-                    subjects.push(self.no_interpreter(module, tried.clone()));
+                    tried.subjects.push(self.no_interpreter(module, looked_at.clone()));
                 }
-                return None;
+                return;
             }
         };
         let loader = match self.loader(Some(&python.real)) {
@@ -286,39 +351,31 @@ impl Examination {
                     None => format!("{}: no dynamic loader in the image", python.real.display()),
                 };
                 for module in modules {
-                    subjects.push(self.no_interpreter(module, vec![why.clone()]));
+                    tried.subjects.push(self.no_interpreter(module, vec![why.clone()]));
                 }
-                return None;
+                return;
             }
         };
         let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
         let stop = AtomicBool::new(false);
         let imports = || {
-            self.imports(modules, python, &loader, &finder, subjects);
+            self.imports(modules, python, &loader, &finder, tried);
             stop.store(true, Ordering::Relaxed);
         };
         parallel::join(imports, || finder.read_ahead(modules, &stop));
-        let facts = loader_facts(&loader);
+        tried.loader = Some(loader_facts(&loader));
         // The process ends soon, and takes less time for it than giving back a hundred thousand pieces of memory does.
         std::mem::forget((finder, loader));
-        Some(facts)
     }
 
-    fn imports(
-        &self,
-        modules: &[&str],
-        python: &Interpreter,
-        loader: &Loader,
-        finder: &Finder<'_>,
-        subjects: &mut Vec<Subject>,
-    ) {
+    fn imports(&self, modules: &[&str], python: &Interpreter, loader: &Loader, finder: &Finder<'_>, tried: &mut Tried) {
         let (process, errors) = Process::start(loader, &python.executable);
         let Some(mut process) = process.filter(|_| !errors.iter().any(LoadError::is_fatal)) else {
             for module in modules {
                 let mut subject = Subject::new(format!("import:{module}"));
                 let failure = Failure { errors: errors.clone(), loaded: Vec::new() };
                 subject.steps.push(exec_step(&python.executable, Err(failure)));
-                subjects.push(subject);
+                tried.subjects.push(subject);
             }
             return;
         };
@@ -335,10 +392,15 @@ impl Examination {
                 import::Run::new(self, python, finder).import(module, bare);
             }
             subject.mapped = self.mapped(&process, bare.as_ref(), 0);
+            tried.plans.extend(live::plans(&process, 0, &subject.capability));
             let features = features::features(self, python, module, &subject, &process, bare.as_ref());
-            subjects.push(subject);
-            subjects.extend(features);
+            tried.subjects.push(subject);
+            for (subject, plans) in features {
+                tried.subjects.push(subject);
+                tried.plans.extend(plans);
+            }
         }
+        tried.driver = Some(DriverPaths::in_process(&process));
         std::mem::forget((process, bare));
     }
 
@@ -381,7 +443,7 @@ impl Examination {
     }
 
     /// `load:PATH`: an executable is started, a shared object is loaded by a process of its own.
-    fn file(&self, path: &Path, probe: &mut Option<Observed<String>>) -> (Subject, Option<LoaderFacts>) {
+    fn file(&self, path: &Path, tried: &mut Tried) {
         let mut subject = Subject::new(format!("load:{}", path.display()));
         let (elf, is_static) = match self.rootfs.map(path).map(|(map, _)| Elf::parse(map, Machine::host())) {
             Ok(Ok(elf)) => {
@@ -393,7 +455,7 @@ impl Examination {
         };
         if is_static {
             subject.steps.push(exec_step(path, Ok(())));
-            return (subject, None);
+            return tried.subjects.push(subject);
         }
         match self.loader(elf.as_ref().and_then(Elf::interpreter).is_some().then_some(path)) {
             Ok(loader) => {
@@ -402,12 +464,15 @@ impl Examination {
                 let loaded = process.as_ref().map(|p| p.loaded_since(0)).unwrap_or_default();
                 let outcome = if errors.is_empty() { Ok(()) } else { Err(Failure { errors, loaded }) };
                 subject.steps.push(exec_step(path, outcome));
-                subject.mapped = process.map(|p| self.mapped(&p, None, 0)).unwrap_or_default();
-                let is_library = elf.is_some_and(|e| e.interpreter().is_none());
-                if let Some(live) = self.request.live.as_ref().filter(|_| is_library) {
-                    *probe = Some(live::load(live, &self.request, &loader, path, &mut subject));
+                if let Some(process) = process {
+                    subject.mapped = self.mapped(&process, None, 0);
+                    tried.plans.extend(live::plans(&process, 0, &subject.capability));
+                    tried.driver.get_or_insert_with(|| DriverPaths::in_process(&process));
                 }
-                (subject, Some(loader_facts(&loader)))
+                if elf.is_some_and(|e| e.interpreter().is_none()) {
+                    tried.shared_objects.push(path.to_owned());
+                }
+                tried.loader.get_or_insert_with(|| loader_facts(&loader));
             }
             Err((Some(named), _)) => {
                 subject.steps.push(Step {
@@ -424,13 +489,10 @@ impl Examination {
                     }),
                     user_sees: Some(format!("{}: No such file or directory", path.display())),
                 });
-                (subject, None)
             }
-            Err((None, _)) => {
-                subject.unknown = Some("no dynamic loader in the image".into());
-                (subject, None)
-            }
+            Err((None, _)) => subject.unknown = Some("no dynamic loader in the image".into()),
         }
+        tried.subjects.push(subject);
     }
 
     fn python_facts(
@@ -521,30 +583,52 @@ fn os_release(rootfs: &Rootfs) -> Option<Os> {
     Some(Os { id: value("ID"), like: value("ID_LIKE"), version: value("VERSION_ID") })
 }
 
-/// Variables that bear on loading; nothing else of the environment leaves the process.
+/// Variables that bear on loading, on the driver, or on what CUDA does.
 const SHOWN: &[&str] = &[
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "LD_BIND_NOW",
     "PATH",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PYTHONNOUSERSITE",
+    "HOME",
+    "USER",
+    "TMPDIR",
     "VIRTUAL_ENV",
-    "CONDA_PREFIX",
     "CC",
     "CXX",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "TORCH_USE_RTLD_GLOBAL",
-    "TRITON_PTXAS_PATH",
-    "TRITON_LIBCUDA_PATH",
-    "BNB_CUDA_VERSION",
+    "OMP_NUM_THREADS",
+    "COMPUTE_PROFILE",
+    "XDG_CACHE_HOME",
+    "HF_HOME",
 ];
+/// Beginnings of such variables.
+const SHOWN_PREFIXES: &[&str] = &[
+    "LD_",
+    "PYTHON",
+    "CONDA_PREFIX",
+    "CUDA_",
+    "NVIDIA_",
+    "NSIGHT_",
+    "NCCL_",
+    "NVSHMEM_",
+    "TORCH",
+    "PYTORCH_",
+    "TRITON_",
+    "BNB_",
+    "CUDNN_",
+    "CUBLAS_",
+    "CUPY_",
+    "NUMBA_",
+    "XLA_",
+    "TF_",
+    "GLIBC_TUNABLES",
+];
+/// Parts of names whose values nobody else is to read.
+const SECRETS: &[&str] = &["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY"];
 
 fn shown_environment(env: &Environment) -> Vec<(String, String)> {
+    let is_shown = |name: &str| {
+        let is_secret = SECRETS.iter().any(|part| name.contains(part));
+        !is_secret && (SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    };
     env.iter()
-        .filter(|(name, _)| SHOWN.iter().any(|s| **name == **s))
+        .filter(|(name, _)| name.to_str().is_some_and(is_shown))
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect()
 }

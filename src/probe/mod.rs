@@ -7,10 +7,18 @@
 mod locate;
 mod supervise;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use mldoctor_probes::{Line, Load};
+use mldoctor_probes::{CallError, Job, Line, Load, RESULTS_FD};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use supervise::Task;
 
 pub use locate::{Source, Unavailable, locate};
 
@@ -31,23 +39,32 @@ pub struct Probe {
     pub deadline: Duration,
 }
 
-/// What came of one library.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A call that the child made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The function, and what it was called for.
+    pub name: String,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It is loaded; the path that was mapped.
-    Loaded(String),
-    /// `dlopen` refused it; its message.
-    Failed(String),
-    /// The child died in this call.
+    /// Success.
+    Ok,
+    /// It came back with an error.
+    Error(CallError),
+    /// The child died in it.
     Died(Death),
-    /// The child was not done with this call at its deadline.
-    TimedOut(Duration),
-    /// The child never came to this call.
-    NotReached,
+    /// The child was not done with it at its deadline, in milliseconds.
+    TimedOut(u64),
 }
 
 /// How a process ended that should not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Death {
     /// By this signal.
     Signal(i32),
@@ -58,115 +75,154 @@ pub enum Death {
 impl std::fmt::Display for Death {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Signal(number) => write!(f, "killed by signal {number}"),
-            Self::Exit(status) => write!(f, "exited with status {status}"),
+            Self::Signal(number) => write!(f, "killed by signal {number}{}", signal_name(*number)),
+            Self::Exit(status) => write!(f, "ended with exit status {status}"),
         }
+    }
+}
+
+fn signal_name(number: i32) -> &'static str {
+    match Signal::from_named_raw(number) {
+        Some(Signal::SEGV) => " (SIGSEGV)",
+        Some(Signal::ABORT) => " (SIGABRT)",
+        Some(Signal::BUS) => " (SIGBUS)",
+        Some(Signal::FPE) => " (SIGFPE)",
+        Some(Signal::ILL) => " (SIGILL)",
+        Some(Signal::KILL) => " (SIGKILL)",
+        _ => "",
     }
 }
 
 /// What a child did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// One entry for each library, in their order.
-    pub outcomes: Vec<Outcome>,
-    /// What was printed, by whatever was loaded; the beginning of it.
+    /// The calls that it made, in their order.
+    pub calls: Vec<Call>,
+    /// What it found out.
+    pub lines: Vec<Line>,
+    /// What was printed by whatever was loaded; the beginning of it.
     pub output: String,
+    /// How long it took, in milliseconds.
+    pub took: u64,
+}
+
+impl Run {
+    /// The call that did not come back, if there is one.
+    pub fn unfinished(&self) -> Option<&Call> {
+        self.calls.iter().find(|c| matches!(c.outcome, Outcome::Died(_) | Outcome::TimedOut(_)))
+    }
 }
 
 impl Probe {
-    /// Loads the libraries in one child, in their order. One that fails does not keep the next from being tried; after
-    /// a death or a timeout the rest is tried in another child, without the one that was to blame.
+    /// Lets one child load these libraries and do a job with the last.
     ///
     /// # Errors
     /// The probe does not start at all, in the words of the system or of the dynamic loader.
-    pub fn load(&self, loads: &[Load]) -> Result<Run, String> {
-        let mut all = Run { outcomes: vec![Outcome::NotReached; loads.len()], output: String::new() };
-        let mut rest: Vec<usize> = (0..loads.len()).collect();
-        while !rest.is_empty() {
-            let these: Vec<&Load> = rest.iter().map(|&i| &loads[i]).collect();
-            let child = supervise::run(self, &these)?;
-            all.output.push_str(&child.output);
-            let outcomes = attribute(&child, these.len(), self.deadline);
-            if outcomes.iter().all(|o| *o == Outcome::NotReached) {
-                return Err(child.why_no_answer());
+    pub fn run(&self, job: Job, loads: &[&Load]) -> Result<Run, String> {
+        let (program, descriptors, mut arguments) = match (&self.source, &self.loader) {
+            (Source::File(path), None) => (path.clone(), Vec::new(), Vec::new()),
+            (Source::File(path), Some(loader)) => (loader.clone(), Vec::new(), vec![path.clone().into_os_string()]),
+            (Source::Memory(fd) | Source::Temporary(fd), loader) => {
+                let own = supervise::program_path();
+                let arguments = loader.iter().map(|_| own.clone().into_os_string()).collect();
+                (loader.clone().unwrap_or(own), vec![fd.as_fd()], arguments)
             }
-            let culprit = outcomes.iter().position(|o| matches!(o, Outcome::Died(_) | Outcome::TimedOut(_)));
-            for (&index, outcome) in rest.iter().zip(outcomes) {
-                all.outcomes[index] = outcome;
-            }
-            match culprit {
-                // What was loaded before it stays: the order of loading matters to what comes after.
-                Some(at) => {
-                    let after = rest[at + 1..].to_vec();
-                    if after.is_empty() {
-                        break;
-                    }
-                    let before = rest[..at].iter().copied().filter(|&i| matches!(all.outcomes[i], Outcome::Loaded(_)));
-                    rest = before.chain(after).collect();
-                }
-                None => break,
-            }
-        }
-        Ok(all)
+        };
+        arguments.push(job.name().into());
+        arguments.extend(loads.iter().map(|load| load.to_argument()));
+        let task = Task { program, descriptors, arguments, env: &self.env, cwd: &self.cwd, deadline: self.deadline };
+        supervise(&task)
     }
 }
 
-/// The outcome of each library from what the child said, which may be anything.
-fn attribute(child: &supervise::Child, count: usize, deadline: Duration) -> Vec<Outcome> {
-    let mut outcomes = vec![Outcome::NotReached; count];
-    let mut current = None;
-    for line in &child.lines {
-        let (index, outcome) = match line {
-            Line::Begin { index } => {
-                current = Some(*index);
-                continue;
-            }
-            Line::Loaded { index, path } => (*index, Outcome::Loaded(path.clone())),
-            Line::Failed { index, message } => (*index, Outcome::Failed(message.clone())),
-        };
-        if current == Some(index)
-            && let Some(slot) = outcomes.get_mut(index)
-        {
-            *slot = outcome;
-            current = None;
+/// Opens each of these device nodes in a child, for that may block as any other call of a driver.
+///
+/// # Errors
+/// The child cannot be started.
+pub fn open_devices(paths: &[PathBuf], deadline: Duration) -> Result<Run, String> {
+    let program = std::env::current_exe().map_err(|e| format!("this program has no path: {e}"))?;
+    let arguments = std::iter::once(OPEN_DEVICES.into()).chain(paths.iter().map(|p| p.clone().into_os_string()));
+    let env = Environment::default();
+    let task = Task {
+        program,
+        descriptors: Vec::new(),
+        arguments: arguments.collect(),
+        env: &env,
+        cwd: Path::new("/"),
+        deadline,
+    };
+    supervise(&task)
+}
+
+/// The argument that makes this program the child of [`open_devices`].
+pub const OPEN_DEVICES: &str = "open-devices";
+
+/// The child of [`open_devices`].
+pub fn open_devices_here(paths: &[OsString]) {
+    // The descriptor was opened by the supervisor; without it, writing fails and nothing is told.
+    let Ok(mut results) = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{RESULTS_FD}")) else {
+        return;
+    };
+    let mut tell = |line: Line| {
+        let text = serde_json::to_string(&line).unwrap_or_default() + "\n";
+        results.write_all(text.as_bytes()).is_ok()
+    };
+    for path in paths {
+        if !tell(Line::Begin { call: format!("open {}", path.to_string_lossy()) }) {
+            return;
+        }
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let error = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).err();
+        let error = error.map(|e| CallError { code: Some(e.raw_os_error().into()), name: errno_name(e) });
+        if !tell(Line::End { error }) {
+            return;
         }
     }
-    if let Some(slot) = current.and_then(|index| outcomes.get_mut(index)) {
-        *slot = match child.end {
-            supervise::End::Deadline => Outcome::TimedOut(deadline),
+}
+
+fn errno_name(errno: Errno) -> String {
+    match errno {
+        Errno::PERM => "EPERM".into(),
+        Errno::ACCESS => "EACCES".into(),
+        Errno::NOENT => "ENOENT".into(),
+        Errno::NXIO => "ENXIO".into(),
+        Errno::NODEV => "ENODEV".into(),
+        Errno::IO => "EIO".into(),
+        Errno::BUSY => "EBUSY".into(),
+        other => format!("errno {}", other.raw_os_error()),
+    }
+}
+
+fn supervise(task: &Task<'_>) -> Result<Run, String> {
+    let start = Instant::now();
+    let child = supervise::run(task)?;
+    if child.lines.is_empty() {
+        return Err(child.why_no_answer());
+    }
+    let took = start.elapsed().as_millis() as u64;
+    let mut run = Run { output: child.output, took, ..Run::default() };
+    // A call that has begun and not ended is the one that it died in.
+    let mut open = false;
+    for line in child.lines {
+        match line {
+            Line::Begin { call } => {
+                run.calls.push(Call { name: call, outcome: Outcome::Ok });
+                open = true;
+            }
+            Line::End { error } => {
+                if let Some(call) = run.calls.last_mut().filter(|_| std::mem::take(&mut open)) {
+                    call.outcome = error.map_or(Outcome::Ok, Outcome::Error);
+                }
+            }
+            other => run.lines.push(other),
+        }
+    }
+    if let Some(call) = run.calls.last_mut().filter(|_| open) {
+        call.outcome = match child.end {
+            supervise::End::Deadline => Outcome::TimedOut(task.deadline.as_millis() as u64),
             supervise::End::Signal(number) => Outcome::Died(Death::Signal(number)),
             supervise::End::Exit(status) => Outcome::Died(Death::Exit(status)),
         };
     }
-    outcomes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn child(lines: Vec<Line>, end: supervise::End) -> supervise::Child {
-        supervise::Child { lines, output: String::new(), end }
-    }
-
-    #[test]
-    fn a_death_is_laid_at_the_call_that_began() {
-        let lines =
-            vec![Line::Begin { index: 0 }, Line::Loaded { index: 0, path: "/a".into() }, Line::Begin { index: 1 }];
-        let outcomes = attribute(&child(lines, supervise::End::Signal(11)), 3, Duration::from_secs(1));
-        let expected = [Outcome::Loaded("/a".into()), Outcome::Died(Death::Signal(11)), Outcome::NotReached];
-        assert_eq!(outcomes, expected);
-    }
-
-    #[test]
-    fn lines_that_no_probe_would_write_are_passed_over() {
-        let lines = vec![
-            Line::Loaded { index: 0, path: "/never-begun".into() },
-            Line::Begin { index: 7 },
-            Line::Failed { index: 7, message: "out of range".into() },
-            Line::Begin { index: usize::MAX },
-        ];
-        let outcomes = attribute(&child(lines, supervise::End::Exit(0)), 2, Duration::from_secs(1));
-        assert_eq!(outcomes, [Outcome::NotReached, Outcome::NotReached]);
-    }
+    Ok(run)
 }

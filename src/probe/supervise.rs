@@ -1,22 +1,22 @@
 //! One child: its descriptors, its deadline, its end.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use mldoctor_probes::{Line, Load, RESULTS_FD};
+use mldoctor_probes::{Line, RESULTS_FD};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::Probe;
-use super::locate::Source;
+use crate::loader::Environment;
 
 /// Most bytes of results that are read.
 const MAX_RESULTS: usize = 1 << 20;
@@ -94,40 +94,44 @@ impl Drain {
     }
 }
 
-/// Runs the probe with these libraries.
+/// A program that is run as a child.
+pub(super) struct Task<'t> {
+    pub program: PathBuf,
+    /// Files that it starts from; the first has the path [`program_path`].
+    pub descriptors: Vec<BorrowedFd<'t>>,
+    pub arguments: Vec<OsString>,
+    pub env: &'t Environment,
+    pub cwd: &'t Path,
+    pub deadline: Duration,
+}
+
+/// The path of the first of a task's descriptors.
+pub(super) fn program_path() -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{PROGRAM_FD}"))
+}
+
+/// Runs a task until it ends, or for as long as it may take.
 ///
 /// # Errors
-/// It cannot be started: no pipe, no process, no such loader.
-pub(super) fn run(probe: &Probe, loads: &[&Load]) -> Result<Child, String> {
-    let start = |e: std::io::Error| format!("the probe cannot be started: {e}");
+/// It cannot be started: no pipe, no process, no such program.
+pub(super) fn run(task: &Task<'_>) -> Result<Child, String> {
+    let start = |e: std::io::Error| format!("{} cannot be started: {e}", task.program.display());
     let (results, results_end) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| start(e.into()))?;
-    let (program, mut mappings) = match &probe.source {
-        Source::File(path) => (path.clone(), Vec::new()),
-        Source::Memory(fd) | Source::Temporary(fd) => {
-            let parent_fd = fd.try_clone().map_err(start)?;
-            let mapping = FdMapping { parent_fd, child_fd: PROGRAM_FD };
-            (PathBuf::from(format!("/proc/self/fd/{PROGRAM_FD}")), vec![mapping])
-        }
-    };
-    mappings.push(FdMapping { parent_fd: results_end, child_fd: RESULTS_FD });
-    let mut command = match &probe.loader {
-        Some(loader) => {
-            let mut command = Command::new(loader);
-            command.arg(program);
-            command
-        }
-        None => Command::new(program),
-    };
+    let mut mappings = vec![FdMapping { parent_fd: results_end, child_fd: RESULTS_FD }];
+    for (fd, child_fd) in task.descriptors.iter().zip(PROGRAM_FD..) {
+        mappings.push(FdMapping { parent_fd: fd.try_clone_to_owned().map_err(start)?, child_fd });
+    }
+    let mut command = Command::new(&task.program);
     command
-        .args(loads.iter().map(|load| load.to_argument()))
+        .args(&task.arguments)
         .env_clear()
-        .envs(probe.env.iter())
-        .current_dir(&probe.cwd)
+        .envs(task.env.iter())
+        .current_dir(task.cwd)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    command.fd_mappings(mappings).map_err(|e| format!("the probe cannot be started: {e}"))?;
+    command.fd_mappings(mappings).map_err(|e| start(std::io::Error::other(e)))?;
     let mut child = command.spawn().map_err(start)?;
     // Its copies of the child's ends would keep the pipes open.
     drop(command);
@@ -135,7 +139,7 @@ pub(super) fn run(probe: &Probe, loads: &[&Load]) -> Result<Child, String> {
     for fd in [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)].into_iter().flatten() {
         drains.push(Drain::new(fd, MAX_OUTPUT).map_err(start)?);
     }
-    let end = follow(&mut child, &mut drains, Instant::now() + probe.deadline);
+    let end = follow(&mut child, &mut drains, Instant::now() + task.deadline);
     drains.iter_mut().for_each(Drain::rest);
     let lines = parse(&drains[0].kept);
     let output = drains[1..].iter().map(|d| String::from_utf8_lossy(&d.kept)).collect();

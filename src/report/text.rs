@@ -19,6 +19,7 @@ pub fn render(facts: &Facts, report: &Report, width: usize, verbose: bool) -> St
     let (word, rest) = line.split_at(word(report.verdict).len());
     let _ = writeln!(out, "{}{rest}", paint(report.verdict, word));
     capabilities(&mut out, report, width);
+    gpus(&mut out, facts, width);
     for finding in &report.findings {
         if finding.severity != Severity::Note || verbose {
             describe(&mut out, finding, width, verbose);
@@ -31,11 +32,11 @@ pub fn render(facts: &Facts, report: &Report, width: usize, verbose: bool) -> St
     if verbose {
         checks(&mut out, report, width);
         match &facts.probe {
-            Some(Observed::Seen(way)) => _ = writeln!(out, "\nLoaded for real by {way}."),
-            Some(Observed::Absent(why) | Observed::Failed(why)) => {
-                _ = writeln!(out, "\nNothing was loaded for real: {why}.");
+            Observed::Seen(way) => _ = writeln!(out, "\nTried for real by {way}."),
+            Observed::Absent(why) | Observed::Failed(why) => {
+                _ = writeln!(out, "\nNothing was tried for real: {why}.");
             }
-            None => {}
+            Observed::NotAsked => {}
         }
     }
     out
@@ -110,6 +111,39 @@ fn capabilities(out: &mut String, report: &Report, width: usize) {
         let status_pad = " ".repeat(8usize.saturating_sub(status.chars().count()));
         let line = format!("  {mark} {}{pad}  {status}{status_pad} {}", c.id, cut(&detail, room));
         let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+/// What there is to compute on.
+fn gpus(out: &mut String, facts: &Facts, width: usize) {
+    let Some(driver) = &facts.driver else { return };
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let mut rows = Vec::new();
+    for gpu in driver.gpus() {
+        let mut row = vec![gpu.name.get().cloned().unwrap_or_else(|| "no answer".into())];
+        row.extend(gpu.compute_capability.get().map(|(major, minor)| format!("sm_{major}{minor}")));
+        row.extend(gpu.memory.get().map(|m| format!("{:.1} of {:.1} GiB free", gib(m.free), gib(m.total))));
+        row.extend(gpu.temperature.get().map(|t| format!("{t} °C")));
+        row.extend(gpu.mig.get().filter(|m| m.enabled).map(|m| plural(m.devices.len(), "MIG device")));
+        rows.push((gpu.index.to_string(), row));
+    }
+    if rows.is_empty() {
+        for device in driver.devices() {
+            let mut row = vec![device.name.get().cloned().unwrap_or_else(|| "no answer".into())];
+            row.extend(device.compute_capability.get().map(|(major, minor)| format!("sm_{major}{minor}")));
+            row.extend(device.memory.get().map(|bytes| format!("{:.1} GiB", gib(*bytes))));
+            rows.push((device.ordinal.to_string(), row));
+        }
+    }
+    if rows.is_empty() {
+        return;
+    }
+    let release = driver.system().and_then(|s| s.driver.get());
+    let cuda = driver.cuda().and_then(|c| c.version.get()).map(|v| format!("CUDA {}.{}", v / 1000, v % 1000 / 10));
+    let versions: Vec<String> = release.map(|r| format!("driver {r}")).into_iter().chain(cuda).collect();
+    let _ = writeln!(out, "\n  {}", versions.join(", ").dimmed());
+    for (index, row) in rows {
+        let _ = writeln!(out, "  {}", cut(&format!("GPU {index}  {}", row.join("  ")), width.saturating_sub(2)));
     }
 }
 

@@ -16,11 +16,15 @@
 //! [case.tree]                               # changes to the tree
 //! remove = ["/opt/…"]
 //! ```
+//!
+//! A case with `[case.node]`, `[case.driver]` or `[case.library]` is one of a running container: see live.rs.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod live;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -66,6 +70,14 @@ struct Case {
     fix: Option<String>,
     #[serde(default)]
     tree: Tree,
+    expect_gpus: Option<u32>,
+    min_free_memory: Option<u64>,
+    /// Compute too.
+    #[serde(default)]
+    deep: bool,
+    node: Option<toml::Table>,
+    driver: Option<live::Driver>,
+    library: Option<live::Library>,
 }
 
 fn report(base: &Tree, case: &Case) -> Report {
@@ -82,9 +94,14 @@ fn report(base: &Tree, case: &Case) -> Report {
         cwd: PathBuf::from("/"),
         user: case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] }),
         require: case.require.clone(),
+        expect_gpus: case.expect_gpus,
+        min_free_memory: case.min_free_memory,
         live: None,
     };
-    let facts = Examination::open(request).unwrap().observe();
+    let mut facts = Examination::open(request).unwrap().observe();
+    if case.node.is_some() || case.driver.is_some() || case.library.is_some() {
+        live::add(&mut facts, case);
+    }
     // What is written to a file must be judged as what was seen.
     let told = serde_json::to_string(&facts).unwrap();
     let read = serde_json::from_str(&told).unwrap();

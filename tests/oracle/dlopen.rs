@@ -12,7 +12,7 @@ use mldoctor::image::Rootfs;
 use mldoctor::image::elf::Machine;
 use mldoctor::loader::{DynamicLoader, Environment, LoadError, Loader, Mode, Process};
 use mldoctor::probe::{Source, locate};
-use mldoctor_probes::{Line, Load, RESULTS_FD};
+use mldoctor_probes::{Job, Line, Load, RESULTS_FD};
 
 use crate::graphs::{self, Random};
 use crate::support::skip;
@@ -68,7 +68,11 @@ fn real(world: &World, loads: &[Load]) -> Vec<Result<String, String>> {
     let output = loop {
         let mut command = Command::new(loader_path());
         let parent_fd = OwnedFd::from(results.try_clone().unwrap());
-        command.arg("/bin/probe").args(loads.iter().map(Load::to_argument)).stdin(Stdio::null()).env_clear();
+        command
+            .args(["/bin/probe", Job::Load.name()])
+            .args(loads.iter().map(Load::to_argument))
+            .stdin(Stdio::null())
+            .env_clear();
         command.envs(world.env.iter().cloned());
         command.fd_mappings(vec![FdMapping { parent_fd, child_fd: RESULTS_FD }]).unwrap();
         in_root(&mut command, root.clone());
@@ -83,9 +87,9 @@ fn real(world: &World, loads: &[Load]) -> Vec<Result<String, String>> {
     let mut outcomes: Vec<Result<String, String>> = text
         .lines()
         .filter_map(|line| match serde_json::from_str(line).unwrap() {
-            Line::Begin { .. } => None,
-            Line::Loaded { path, .. } => Some(Ok(path)),
-            Line::Failed { message, .. } => Some(Err(message)),
+            Line::Loaded { path } => Some(Ok(path)),
+            Line::End { error: Some(error) } => Some(Err(error.name)),
+            _ => None,
         })
         .collect();
     if outcomes.len() < loads.len() {

@@ -3,17 +3,24 @@
 //! Facts can be written to a file and judged elsewhere (`mldoctor facts`, `check --facts`), so a broken node's facts
 //! are a regression test. Paths are those inside the image. Nothing here is an opinion.
 
+pub mod driver;
+pub mod node;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use driver::Driver;
+pub use node::Node;
+
 use crate::loader::Failure;
+use crate::probe::Call;
 
 /// Schema of a facts file.
 pub const SCHEMA: &str = "mldoctor.facts/1";
 
 /// An observation that may not have been possible.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observed<T> {
     /// It was seen.
@@ -22,6 +29,9 @@ pub enum Observed<T> {
     Absent(String),
     /// Reading it was refused or failed, so nothing is known.
     Failed(String),
+    /// It was not asked for.
+    #[default]
+    NotAsked,
 }
 
 impl<T> Observed<T> {
@@ -29,7 +39,7 @@ impl<T> Observed<T> {
     pub fn seen(&self) -> Option<&T> {
         match self {
             Self::Seen(value) => Some(value),
-            Self::Absent(_) | Self::Failed(_) => None,
+            Self::Absent(_) | Self::Failed(_) | Self::NotAsked => None,
         }
     }
 }
@@ -47,7 +57,16 @@ pub struct Facts {
     pub python: Option<Observed<Python>>,
     /// How the probe was started, or why it was not, if anything was to be tried for real.
     #[serde(default)]
-    pub probe: Option<Observed<String>>,
+    pub probe: Observed<String>,
+    /// The container and the node.
+    #[serde(default)]
+    pub node: Option<Node>,
+    /// The driver.
+    #[serde(default)]
+    pub driver: Option<Driver>,
+    /// The CUDA libraries of the workload.
+    #[serde(default)]
+    pub libraries: Vec<driver::Library>,
     /// What was tried, one entry per capability.
     pub subjects: Vec<Subject>,
 }
@@ -65,6 +84,12 @@ pub struct Target {
     pub workload: Vec<String>,
     /// Capabilities named with `--require`.
     pub require: Vec<String>,
+    /// GPUs that the workload must see, if that was named.
+    #[serde(default)]
+    pub expect_gpus: Option<u32>,
+    /// Bytes that must be free on each GPU, if that was named.
+    #[serde(default)]
+    pub min_free_memory: Option<u64>,
 }
 
 /// How much is judged.
@@ -308,6 +333,8 @@ pub enum How {
     Ctypes,
     /// A library calls `dlopen`.
     Dlopen,
+    /// A function is called in a child process.
+    Call,
     /// A file, program or header is looked for.
     File,
 }
@@ -332,6 +359,8 @@ pub enum StepOutcome {
     Failed(Failure),
     /// A file, program or module is not there.
     NotFound(Absence),
+    /// A call that was made in a child process.
+    Call(Call),
 }
 
 /// Something that is not there and that the loader has no part in.

@@ -1,0 +1,95 @@
+//! What the container and the driver look like, in the words of the checks: questions that several of them ask.
+
+use mldoctor_probes::nvml::Gpu;
+
+use crate::facts::node::{DeviceNode, Mount, Node, Platform};
+use crate::facts::{Driver, Facts};
+use crate::finding::Fix;
+
+/// The node, or one of which nothing is known.
+pub fn node(facts: &Facts) -> Node {
+    facts.node.clone().unwrap_or_default()
+}
+
+/// A variable of the workload's environment.
+pub fn variable<'f>(facts: &'f Facts, name: &str) -> Option<&'f str> {
+    facts.image.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+}
+
+/// What NVML says of each GPU.
+pub fn gpus(facts: &Facts) -> Vec<&Gpu> {
+    facts.driver.as_ref().map(Driver::gpus).unwrap_or_default()
+}
+
+/// Whether CUDA could be initialised and sees a GPU: then nothing around it can be wrong enough to matter.
+pub fn works(facts: &Facts) -> bool {
+    facts.driver.as_ref().and_then(Driver::cuda).and_then(|c| c.count.get()).is_some_and(|count| *count > 0)
+}
+
+impl Node {
+    /// Whether it is such a place.
+    pub fn is(&self, platform: Platform) -> bool {
+        self.platform.contains(&platform)
+    }
+
+    /// A device node that is there.
+    pub fn device(&self, path: &str) -> Option<&DeviceNode> {
+        self.devices.get(path).filter(|d| d.number.is_some())
+    }
+
+    /// Whether `/dev/nvidiactl` or what other platforms have in its place is there.
+    pub fn has_nodes(&self) -> bool {
+        ["/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl-gpu", "/dev/nvmap"].iter().any(|p| self.device(p).is_some())
+    }
+
+    /// The nodes of single GPUs.
+    pub fn gpu_nodes(&self) -> impl Iterator<Item = (&str, &DeviceNode)> {
+        let is_gpu = |path: &str| path.strip_prefix("/dev/nvidia").is_some_and(|n| n.parse::<u32>().is_ok());
+        self.devices.iter().filter(move |(path, d)| is_gpu(path) && d.number.is_some()).map(|(p, d)| (p.as_str(), d))
+    }
+
+    /// A node that CUDA cannot do without and for which `open(2)` answers with this error: one of those that all GPUs
+    /// share, or that of the only GPUs there are.
+    pub fn refused(&self, errno: &str) -> Option<(&str, &DeviceNode)> {
+        let shared =
+            ["/dev/nvidiactl", "/dev/nvidia-uvm"].into_iter().filter_map(|path| Some((path, self.device(path)?)));
+        let is_refused = |(_, d): &(&str, &DeviceNode)| d.open == errno;
+        let all = self.gpu_nodes().all(|d| is_refused(&d));
+        shared.filter(is_refused).chain(self.gpu_nodes().filter(|_| all)).next()
+    }
+
+    /// Whether a capability is effective, by its number in `capabilities(7)`.
+    pub fn may(&self, capability: u32) -> bool {
+        self.process.capabilities >> capability & 1 == 1
+    }
+
+    /// The mount that holds a path.
+    pub fn mount_of(&self, path: &str) -> Option<&Mount> {
+        let mounts = self.mounts.seen()?;
+        let holds = |point: &str| {
+            point == "/" || path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        mounts.iter().filter(|(point, _)| holds(point)).max_by_key(|(point, _)| point.len()).map(|(_, mount)| mount)
+    }
+}
+
+/// The number in the name of a driver library: `535.104.05` of `libcuda.so.535.104.05`.
+pub fn release_in_name(path: &str) -> Option<&str> {
+    let (_, release) = path.rsplit_once(".so.")?;
+    release.contains('.').then_some(release)
+}
+
+/// Where a container is given a GPU.
+pub fn give_gpu(summary: &str) -> Fix {
+    Fix {
+        summary: summary.to_owned(),
+        docker_run: Some("docker run --gpus all …".to_owned()),
+        kubernetes: Some("resources: { limits: { nvidia.com/gpu: 1 } }".to_owned()),
+        dockerfile: None,
+    }
+}
+
+/// Something that only the node's owner can do.
+pub fn on_node(summary: impl Into<String>) -> Fix {
+    Fix::words(format!("on the node: {}", summary.into()))
+}

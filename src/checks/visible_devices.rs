@@ -1,0 +1,82 @@
+//! `CUDA_VISIBLE_DEVICES`: which GPUs the workload sees of those that the container has (CUDA C++ Programming Guide,
+//! environment variables).
+
+use super::place::{gpus, variable};
+use super::{Check, Rule, Surveyed, finding};
+use crate::facts::Facts;
+use crate::finding::{Finding, Fix};
+
+/// The check.
+pub static CHECK: Check = Check { ids: &["gpu-cvd-empty", "gpu-cvd-foreign-uuid"], rule: Rule::Survey(survey) };
+
+fn survey(facts: &Facts) -> Surveyed {
+    if variable(facts, "CUDA_VISIBLE_DEVICES").is_none() {
+        return Surveyed::not_applicable("CUDA_VISIBLE_DEVICES is not set");
+    }
+    match hides(facts) {
+        Some(found) if hides_all(facts) => Surveyed::found(vec![found.breaks("gpu")]),
+        other => Surveyed::found(other.into_iter().collect()),
+    }
+}
+
+/// Entries up to the first that is not valid; what comes after it is ignored.
+fn entries(facts: &Facts) -> Option<(Vec<&str>, Option<&str>)> {
+    let value = variable(facts, "CUDA_VISIBLE_DEVICES")?;
+    let gpus = gpus(facts);
+    let uuids: Vec<&str> =
+        gpus.iter().flat_map(|g| g.uuid.get().map(String::as_str).into_iter().chain(mig_devices(g))).collect();
+    let mut valid = Vec::new();
+    for entry in value.split(',').map(str::trim) {
+        let is_valid = match entry.parse::<i64>() {
+            Ok(index) => index >= 0 && (gpus.is_empty() || usize::try_from(index).is_ok_and(|i| i < gpus.len())),
+            Err(_) if entry.starts_with("GPU-") || entry.starts_with("MIG-") => {
+                uuids.is_empty() || uuids.iter().any(|uuid| uuid.starts_with(entry))
+            }
+            Err(_) => false,
+        };
+        if !is_valid {
+            return Some((valid, Some(entry)));
+        }
+        valid.push(entry);
+    }
+    Some((valid, None))
+}
+
+fn mig_devices(gpu: &mldoctor_probes::nvml::Gpu) -> impl Iterator<Item = &str> {
+    gpu.mig.get().into_iter().flat_map(|mig| &mig.devices).map(String::as_str)
+}
+
+fn hides_all(facts: &Facts) -> bool {
+    entries(facts).is_some_and(|(valid, _)| valid.is_empty())
+}
+
+/// What the variable hides that it was not meant to, if anything.
+pub fn hides(facts: &Facts) -> Option<Finding> {
+    let value = variable(facts, "CUDA_VISIBLE_DEVICES")?;
+    let (valid, invalid) = entries(facts)?;
+    let invalid = invalid?;
+    let id = if invalid.starts_with("GPU-") || invalid.starts_with("MIG-") {
+        "gpu-cvd-foreign-uuid"
+    } else {
+        "gpu-cvd-empty"
+    };
+    let message = match (id, valid.len()) {
+        ("gpu-cvd-foreign-uuid", 0) => {
+            format!("CUDA_VISIBLE_DEVICES names {invalid}, which this container does not have")
+        }
+        (_, 0) => format!("CUDA_VISIBLE_DEVICES={value:?} hides every GPU"),
+        (_, n) => format!("CUDA_VISIBLE_DEVICES ends at {invalid:?}: {n} GPUs are left"),
+    };
+    let mut found =
+        finding(id, "CUDA_VISIBLE_DEVICES", message).proof("value", format!("{value:?}"), Some("environment".into()));
+    for gpu in gpus(facts) {
+        if let Some(uuid) = gpu.uuid.get() {
+            found = found.proof("GPU", format!("{}: {uuid}", gpu.index), Some("NVML".into()));
+        }
+    }
+    Some(found.sees("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected").cure(Fix {
+        summary: "unset it: the container sees the GPUs that it was given, counted from 0".into(),
+        dockerfile: Some("# remove: ENV CUDA_VISIBLE_DEVICES=…".into()),
+        ..Fix::default()
+    }))
+}

@@ -1,0 +1,158 @@
+//! Cases of a running container. Everything is healthy but for what the case says:
+//!
+//! ```toml
+//! [case.node]                               # changes to the node, see src/facts/node.rs
+//! devices = { "/dev/nvidiactl" = { open = "EPERM" } }
+//! [case.driver]                             # changes to the driver, see tests/fake-driver/src/lib.rs
+//! libcuda = "missing"                       # or the path that it is shown with; so with libnvml
+//! calls = { cuInit = { code = 100 } }
+//! [case.library]                            # a CUDA library that import:torch uses; calls as above
+//! family = "cudnn"
+//! mapped = "/opt/other/libcudnn.so.9"       # where it is said to have come from
+//! ```
+//!
+//! The driver is a real library, and real child processes ask it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mldoctor::facts::{Facts, Observed, Scope};
+use mldoctor::loader::{Environment, Failure, LoadError};
+use mldoctor::observe::Live;
+use mldoctor::observe::live::{self, DriverPaths, Plan, Prober};
+use mldoctor_probes::Line;
+use mldoctor_probes::library::Family;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::Case;
+
+const NODE: &str = r#"
+driver = { seen = { version = "570.124.06", open = true } }
+parameters = { RmProfilingAdminOnly = "0" }
+module_gpus = { seen = 1 }
+pci_gpus = { seen = 1 }
+majors = { seen = { nvidia-frontend = 195, nvidia-uvm = 511 } }
+mounts = { seen = { "/" = { kind = "overlay", options = ["rw"] } } }
+process = { uid = 0, gids = [0], capabilities = 0xa80425fb, seccomp = 2 }
+[devices]
+"/dev/nvidiactl" = { number = [195, 255], mode = 0o666, open = "ok" }
+"/dev/nvidia0" = { number = [195, 0], mode = 0o666, open = "ok" }
+"/dev/nvidia-uvm" = { number = [511, 0], mode = 0o666, open = "ok" }
+"#;
+
+const DRIVER: &str = r#"
+driver = "570.124.06"
+cuda = 12080
+gpus = [{}]
+"#;
+
+#[derive(Clone, Deserialize)]
+pub struct Driver {
+    libcuda: Option<String>,
+    libnvml: Option<String>,
+    #[serde(flatten)]
+    scenario: toml::Table,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Library {
+    family: Family,
+    mapped: Option<String>,
+}
+
+/// A healthy table with changes.
+fn changed<T: DeserializeOwned>(healthy: &str, changes: Option<&toml::Table>) -> T {
+    fn merge(into: &mut toml::Table, from: &toml::Table) {
+        for (key, value) in from {
+            match (into.get_mut(key), value) {
+                (Some(toml::Value::Table(into)), toml::Value::Table(from))
+                    // Of the variants of an enumeration only one can be.
+                    if !["seen", "absent", "failed"].iter().any(|v| from.contains_key(*v) && !into.contains_key(*v)) =>
+                {
+                    merge(into, from);
+                }
+                _ => _ = into.insert(key.clone(), value.clone()),
+            }
+        }
+    }
+    let mut table: toml::Table = toml::from_str(healthy).unwrap();
+    changes.inspect(|changes| merge(&mut table, changes));
+    table.try_into().unwrap()
+}
+
+/// The library that cargo has built beside this program.
+fn fake_driver() -> PathBuf {
+    let deps = env::current_exe().unwrap().parent().unwrap().to_owned();
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with("libfake_driver") && name.ends_with(".so")
+    };
+    let built = fs::read_dir(deps).unwrap().map(|entry| entry.unwrap().path()).filter(is_it);
+    built.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap()).unwrap()
+}
+
+/// The path that a driver library is found at, or that nothing finds it.
+fn found(name: &str, given: Option<&String>) -> Result<String, Failure> {
+    if given.is_some_and(|given| given == "missing") {
+        let missing = LoadError::Missing {
+            name: name.to_owned(),
+            requested_by: "libcudart.so.12".to_owned(),
+            searched: Vec::new(),
+            reason: "No such file or directory".to_owned(),
+            other_class: false,
+        };
+        return Err(Failure { errors: vec![missing], loaded: Vec::new() });
+    }
+    Ok(fake_driver().to_str().unwrap().to_owned())
+}
+
+pub fn add(facts: &mut Facts, case: &Case) {
+    let driver = case.driver.as_ref();
+    let scenario: toml::Table = changed(DRIVER, driver.map(|d| &d.scenario));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("scenario.json");
+    fs::write(&file, serde_json::to_string(&scenario).unwrap()).unwrap();
+    let mut env = Environment::default();
+    env.set("FAKE_DRIVER", &file);
+    let live = Live { probe: None, deadline: Duration::from_secs(2), deep: case.deep, node: PathBuf::from("/") };
+    let prober = Prober::new(&live, env, Path::new("/"), None).unwrap();
+    let paths = DriverPaths {
+        libcuda: found("libcuda.so.1", driver.and_then(|d| d.libcuda.as_ref())),
+        libnvml: found("libnvidia-ml.so.1", driver.and_then(|d| d.libnvml.as_ref())),
+    };
+    let plans: Vec<Plan> = case
+        .library
+        .iter()
+        .map(|library| {
+            let path = dir.path().join(format!("lib{}.so.9", library.family.name()));
+            fs::copy(fake_driver(), &path).unwrap();
+            let paths = vec![path.to_str().unwrap().to_owned()];
+            Plan { family: library.family, paths, capability: "import:torch".into() }
+        })
+        .collect();
+    let (mut driver_facts, mut libraries) = prober.ask(Some(&paths), &plans);
+    for (shown, own) in [
+        (driver.and_then(|d| d.libcuda.clone()), &mut driver_facts.libcuda),
+        (driver.and_then(|d| d.libnvml.clone()), &mut driver_facts.libnvml),
+    ] {
+        if own.is_some() {
+            *own = shown.or_else(|| own.take());
+        }
+    }
+    if let (Some(mapped), Some(Observed::Seen(run))) =
+        (case.library.as_ref().and_then(|l| l.mapped.clone()), libraries.first_mut().map(|l| &mut l.run))
+    {
+        run.lines.retain(|line| !matches!(line, Line::Mapped { .. }));
+        run.lines.push(Line::Mapped { paths: vec![mapped] });
+    }
+    facts.subjects.push(live::gpu(Some(&paths), &driver_facts));
+    live::add_libraries(&mut facts.subjects, &plans, &libraries);
+    facts.target.scope = Scope::Container;
+    facts.node = Some(changed(NODE, case.node.as_ref()));
+    facts.driver = Some(driver_facts);
+    facts.libraries = libraries;
+}
