@@ -19,3 +19,4 @@ mod parallel;
 pub mod probe;
 pub mod python;
 pub mod report;
+pub mod structured;

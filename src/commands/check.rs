@@ -12,6 +12,7 @@ use crate::finding::Report;
 use crate::judge::judge;
 use crate::observe::Examination;
 use crate::report::{Output, json, text};
+use crate::structured;
 
 /// Runs it.
 pub fn run(arguments: Check) -> anyhow::Result<Exit> {
@@ -56,7 +57,7 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
 fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let facts: Facts =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a facts file", path.display()))?;
+        structured::from_json(text.as_bytes()).with_context(|| format!("{} is not a facts file", path.display()))?;
     anyhow::ensure!(facts.schema == SCHEMA, "{} has the schema {}, not {SCHEMA}", path.display(), facts.schema);
     Ok(facts)
 }

@@ -114,7 +114,6 @@ pub struct Image {
     /// The user that the workload runs as.
     pub uid: Option<u32>,
     /// What lies in the directories of libraries.
-    #[serde(flatten)]
     pub libraries: Libraries,
 }
 

@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::structured;
+
 /// One framework.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +68,7 @@ pub struct Open {
 const ALL: &[&str] = &[include_str!("torch.toml")];
 
 static FRAMEWORKS: LazyLock<Vec<Framework>> =
-    LazyLock::new(|| ALL.iter().filter_map(|source| toml::from_str(source).ok()).collect());
+    LazyLock::new(|| ALL.iter().filter_map(|source| structured::from_toml(source).ok()).collect());
 
 /// Every framework.
 pub fn all() -> &'static [Framework] {
@@ -111,7 +113,7 @@ mod tests {
     #[test]
     fn every_file_is_well_formed() {
         for source in ALL {
-            let framework: Framework = toml::from_str(source).expect("a framework file parses");
+            let framework: Framework = structured::from_toml(source).expect("a framework file parses");
             for feature in &framework.feature {
                 assert!(feature.id.starts_with(&format!("{}.", framework.module)), "{}", feature.id);
             }

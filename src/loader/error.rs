@@ -37,7 +37,7 @@ pub enum SearchedWhy {
 
 /// A reason why a library or program does not load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum LoadError {
     /// No search gave the file.
     Missing {

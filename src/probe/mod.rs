@@ -23,6 +23,7 @@ use supervise::Task;
 pub use locate::{Source, Unavailable, locate};
 
 use crate::loader::Environment;
+use crate::structured;
 
 /// How a probe is to be run.
 #[derive(Debug, Clone)]
@@ -164,7 +165,7 @@ pub fn open_devices_here(paths: &[OsString]) {
         return;
     };
     let mut tell = |line: Line| {
-        let text = serde_json::to_string(&line).unwrap_or_default() + "\n";
+        let text = structured::to_json_line(&line).unwrap_or_default();
         results.write_all(text.as_bytes()).is_ok()
     };
     for path in paths {

@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::loader::Environment;
+use crate::structured;
 
 /// Most bytes of results that are read.
 const MAX_RESULTS: usize = 1 << 20;
@@ -201,5 +202,5 @@ fn end(status: ExitStatus) -> End {
 
 /// The lines that are whole and well-formed; after a broken one nothing is believed.
 fn parse(bytes: &[u8]) -> Vec<Line> {
-    bytes.split_inclusive(|b| *b == b'\n').map_while(|line| serde_json::from_slice(line).ok()).collect()
+    bytes.split_inclusive(|b| *b == b'\n').map_while(|line| structured::from_json(line).ok()).collect()
 }

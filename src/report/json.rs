@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::facts::{Facts, Scope};
 use crate::finding::{Capability, CheckResult, Finding, Report, Verdict};
+use crate::structured;
 
 #[derive(Serialize)]
 struct Document<'r> {
@@ -74,5 +75,5 @@ pub fn render(facts: &Facts, report: &Report, exit: Exit, timing: Timing) -> ser
         checks: &report.checks,
         timing_ms: timing,
     };
-    Ok(serde_json::to_string_pretty(&document)? + "\n")
+    structured::to_json(&document)
 }

@@ -6,6 +6,7 @@ use colored::Colorize;
 use serde::Serialize;
 
 use crate::loader::{LoadError, ObjectId, Process, Searched, SearchedWhy, Via};
+use crate::structured;
 
 #[derive(Serialize)]
 struct Document {
@@ -92,7 +93,7 @@ pub fn json(process: Option<&Process<'_>>, errors: &[LoadError]) -> serde_json::
             }
         }
     }
-    Ok(serde_json::to_string_pretty(&document)? + "\n")
+    structured::to_json(&document)
 }
 
 fn objects(process: &Process<'_>) -> Vec<Object> {

@@ -6,6 +6,7 @@ use colored::Colorize;
 use serde::Serialize;
 
 use crate::checks::pages::{Page, Severity, Tier};
+use crate::structured;
 
 #[derive(Serialize)]
 struct List<'p> {
@@ -61,5 +62,5 @@ pub fn list_text(pages: &[Page]) -> String {
 /// Never in practice: every part is serialisable.
 pub fn list_json(pages: &[Page]) -> serde_json::Result<String> {
     let findings = pages.iter().map(|p| Row { id: p.id, severity: p.severity, tier: p.tier, title: p.title }).collect();
-    Ok(serde_json::to_string_pretty(&List { schema: "mldoctor.list/1", findings })? + "\n")
+    structured::to_json(&List { schema: "mldoctor.list/1", findings })
 }

@@ -14,6 +14,10 @@ const MAX_SIZE: u64 = 2_500_000;
 /// Newest glibc that the probe may ask for.
 const GLIBC: (u32, u32) = (2, 17);
 const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
+/// The standard library is built with the program: without the tables and the code that print backtraces, which are a
+/// sixth of the file. Cargo has the option behind a variable that lets a stable compiler take unstable ones.
+const BUILD_STD: &[&str] = &["-Z", "build-std=std,panic_abort", "-Z", "build-std-features="];
+const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
 
 /// Builds for every architecture into `dist/`, and checks what was built.
 pub fn run() -> anyhow::Result<()> {
@@ -25,8 +29,11 @@ pub fn run() -> anyhow::Result<()> {
         check_probe(&probe)?;
         let target = format!("{arch}-unknown-linux-musl");
         let arguments = ["build", "--release", "--locked", "--bin", "mldoctor", "--target", &target];
-        call(Command::new("cargo").current_dir(&root).args(arguments).env("MLDOCTOR_PROBES_BIN", &probe))
-            .with_context(|| format!("is the target installed? rustup target add {target}"))?;
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(&root).args(arguments).args(BUILD_STD);
+        call(cargo.env(UNSTABLE.0, UNSTABLE.1).env("MLDOCTOR_PROBES_BIN", &probe)).with_context(|| {
+            format!("is everything installed? rustup target add {target}; rustup component add rust-src")
+        })?;
         let built = root.join("target").join(&target).join("release/mldoctor");
         let file = dist.join(format!("mldoctor-{arch}"));
         fs::copy(&built, &file).with_context(|| format!("cannot copy {}", built.display()))?;
@@ -46,7 +53,10 @@ fn build_probe(root: &Path, arch: &str) -> anyhow::Result<PathBuf> {
             .args(["zigbuild", "--release", "--locked", "--package", "mldoctor-probes", "--target"])
             .arg(format!("{target}.{}.{}", GLIBC.0, GLIBC.1))
             .arg("--target-dir")
-            .arg(&dir),
+            .arg(&dir)
+            .args(BUILD_STD)
+            .env(UNSTABLE.0, UNSTABLE.1)
+            .env("RUSTFLAGS", "-C force-unwind-tables=no"),
     )
     .with_context(|| format!("is it installed? pip install cargo-zigbuild ziglang; rustup target add {target}"))?;
     Ok(dir.join(target).join("release/mldoctor-probes"))
