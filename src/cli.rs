@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -11,7 +11,9 @@ use crate::facts::Scope;
 use crate::finding::Severity;
 use crate::image::Credentials;
 use crate::loader::Environment;
-use crate::observe::{Live, Request};
+use crate::node::OtherProcess;
+use crate::observe::{Depth, Live, Request};
+use crate::probe::Inside;
 use crate::report::Colour;
 
 /// Says whether this CUDA container image can run its workload, with the proof and the line that fixes it.
@@ -31,6 +33,10 @@ pub struct Cli {
 pub enum Command {
     /// The full report: can the workload run, and if not, why (default)
     Check(Check),
+    /// One line and exit code 0 or 1, before a deadline: for HEALTHCHECK and exec probes
+    Health(Health),
+    /// Check, then become the workload: for ENTRYPOINT
+    Exec(Exec),
     /// How every library of a target resolves, and why
     Libs(Libs),
     /// Write what was observed, to be judged elsewhere with check --facts
@@ -39,6 +45,22 @@ pub enum Command {
     Explain(Explain),
     /// All finding ids
     List(List),
+    /// Put this program and its probe into a directory
+    Install(Install),
+    /// The child process that goes into another container
+    #[command(name = crate::probe::ENTER, hide = true)]
+    Enter {
+        /// A process there.
+        pid: u32,
+        /// Whom to be.
+        #[arg(value_parser = parse_user)]
+        user: Credentials,
+        /// Where to be.
+        cwd: PathBuf,
+        /// What to start.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// The child process that opens device nodes
     #[command(name = crate::probe::OPEN_DEVICES, hide = true)]
     OpenDevices {
@@ -56,6 +78,9 @@ pub struct Subject {
     /// Root directory of the image; implies --image
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Examine the container of this process: its image, environment and libraries
+    #[arg(long, value_name = "PID", conflicts_with_all = ["root", "image"])]
+    pub pid: Option<u32>,
     /// Judge the image alone, as in docker build and CI: no driver is expected
     #[arg(long)]
     pub image: bool,
@@ -68,6 +93,14 @@ pub struct Subject {
     /// The user that the workload runs as, by number
     #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
     pub user: Option<Credentials>,
+    /// Capabilities that the verdict depends on too, such as torch.compile
+    #[arg(long, value_name = "CAP", value_delimiter = ',')]
+    pub require: Vec<String>,
+}
+
+/// What is tried for real, where more than the image is judged.
+#[derive(Debug, Clone, Args)]
+pub struct Trial {
     /// The program that loads libraries for real, instead of the one that is built in
     #[arg(long, value_name = "PATH", env = "MLDOCTOR_PROBES_PATH")]
     pub probes: Option<PathBuf>,
@@ -83,9 +116,6 @@ pub struct Subject {
     /// How long one child process may take, in seconds or with a unit, such as 500ms
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub deadline: Duration,
-    /// Capabilities that the verdict depends on too, such as torch.compile
-    #[arg(long, value_name = "CAP", value_delimiter = ',')]
-    pub require: Vec<String>,
 }
 
 /// Arguments of `check`.
@@ -94,6 +124,9 @@ pub struct Check {
     /// What to examine.
     #[command(flatten)]
     pub subject: Subject,
+    /// What is tried.
+    #[command(flatten)]
+    pub trial: Trial,
     /// Judge a file written by mldoctor facts instead of examining anything
     #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "python", "env", "user", "image"])]
     pub facts: Option<PathBuf>,
@@ -123,6 +156,60 @@ pub struct Check {
     pub quiet: bool,
 }
 
+/// Arguments of `health`.
+#[derive(Debug, Clone, Args)]
+pub struct Health {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// The program that asks the driver, instead of the one that is built in
+    #[arg(long, value_name = "PATH", env = "MLDOCTOR_PROBES_PATH")]
+    pub probes: Option<PathBuf>,
+    /// How many GPUs the workload must see
+    #[arg(long, value_name = "N", conflicts_with_all = ["root", "image"])]
+    pub expect_gpus: Option<u32>,
+    /// How long all of it may take
+    #[arg(long, value_name = "DURATION", default_value = "900ms", value_parser = parse_duration, env = "MLDOCTOR_HEALTH_DEADLINE")]
+    pub deadline: Duration,
+    /// A driver that does not answer before the deadline is no reason to be unhealthy
+    #[arg(long)]
+    pub tolerate_slow_driver: bool,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Clone, Args)]
+pub struct Exec {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// What is tried.
+    #[command(flatten)]
+    pub trial: Trial,
+    /// Start the workload whatever was found
+    #[arg(long)]
+    pub report_only: bool,
+    /// Write this file before the workload starts, and remove it if it does not
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Give the workload MLDOCTOR_VERDICT and MLDOCTOR_FINDINGS
+    #[arg(long)]
+    pub export: bool,
+    /// Print nothing where the workload is ready
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The workload
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `install`.
+#[derive(Debug, Clone, Args)]
+pub struct Install {
+    /// Where to, such as /usr/local/bin
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
 /// Arguments of `libs`.
 #[derive(Debug, Clone, Args)]
 pub struct Libs {
@@ -143,6 +230,9 @@ pub struct Facts {
     /// What to examine.
     #[command(flatten)]
     pub subject: Subject,
+    /// What is tried.
+    #[command(flatten)]
+    pub trial: Trial,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
@@ -212,10 +302,15 @@ impl From<FailOn> for Severity {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Subject {
-    /// What is to be examined, with the environment that the workload would have.
-    pub fn request(self) -> Request {
+    /// What is to be examined, with the environment that the workload would have; nothing but the image without a
+    /// `trial`.
+    ///
+    /// # Errors
+    /// Another process cannot be examined.
+    pub fn request(self, trial: Option<Trial>) -> anyhow::Result<Request> {
         let scope = if self.image || self.root.is_some() { Scope::Image } else { Scope::Container };
-        let root = self.root.unwrap_or_else(|| PathBuf::from("/"));
+        let other = self.pid.map(OtherProcess::new);
+        let root = other.as_ref().map(OtherProcess::root).or(self.root).unwrap_or_else(|| PathBuf::from("/"));
         let is_host = root == Path::new("/");
         let mut env: Environment = if !self.env.is_empty() {
             self.env
@@ -230,6 +325,8 @@ impl Subject {
                     )
                 })
                 .collect()
+        } else if let Some(other) = &other {
+            other.environment()?
         } else if is_host {
             std::env::vars_os().collect()
         } else {
@@ -239,35 +336,83 @@ impl Subject {
         if env.get("PATH").is_none() {
             env.set("PATH", DEFAULT_PATH);
         }
-        let here = std::env::current_dir().ok().filter(|_| is_host);
+        let here = match &other {
+            Some(other) => Some(other.cwd()?),
+            None => std::env::current_dir().ok().filter(|_| is_host),
+        };
         let cwd = here.unwrap_or_else(|| PathBuf::from("/"));
         let python = self.python.map(|p| cwd.join(p));
-        let live = (scope == Scope::Container).then(|| Live {
-            probe: self.probes,
-            deadline: self.deadline,
-            deep: self.deep,
-            node: PathBuf::from("/"),
-        });
-        Request {
+        let trial = trial.filter(|_| scope == Scope::Container);
+        let (mut command, mut inside, mut user) = (Vec::new(), None, self.user);
+        if let Some(other) = &other {
+            command = other.command()?;
+            let theirs = user.get_or_insert(other.credentials()?).clone();
+            inside = Some(Inside { pid: other.pid(), user: theirs });
+        }
+        let node = root.clone();
+        Ok(Request {
             root,
             scope,
             targets: self.targets,
+            command,
             python,
             env,
             cwd,
-            user: self.user,
+            user,
             require: self.require,
+            expect_gpus: trial.as_ref().and_then(|t| t.expect_gpus),
+            min_free_memory: trial.as_ref().and_then(|t| t.min_free_memory).map(|size| size.as_u64()),
+            live: trial.map(|trial| Live { node, inside, ..Live::from(trial) }),
+        })
+    }
+}
+
+impl Health {
+    /// What is to be examined, and when it is to be done.
+    ///
+    /// # Errors
+    /// As [`Subject::request`].
+    pub fn request(self, start: Instant) -> anyhow::Result<Request> {
+        let trial = Trial {
+            probes: self.probes,
+            deep: false,
             expect_gpus: self.expect_gpus,
-            min_free_memory: self.min_free_memory.map(|size| size.as_u64()),
-            live,
+            min_free_memory: None,
+            deadline: self.deadline,
+        };
+        let mut request = self.subject.request(Some(trial))?;
+        if let Some(live) = &mut request.live {
+            live.depth = Depth::Driver;
+            // The rest is for judging and telling.
+            live.until = Some(start + self.deadline * 9 / 10);
+        }
+        Ok(request)
+    }
+}
+
+impl From<Trial> for Live {
+    fn from(trial: Trial) -> Self {
+        let depth = if trial.deep { Depth::Deep } else { Depth::Check };
+        Self {
+            probe: trial.probes,
+            deadline: trial.deadline,
+            until: None,
+            depth,
+            node: PathBuf::from("/"),
+            inside: None,
         }
     }
 }
 
+/// `UID`, or `UID:GID`, or more groups.
 fn parse_user(text: &str) -> Result<Credentials, String> {
-    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
     let number = |t: &str| t.parse::<u32>().map_err(|_| format!("{t:?} is not a number; names are not looked up"));
-    Ok(Credentials { uid: number(uid)?, gids: vec![number(gid)?] })
+    let mut ids: Vec<u32> = text.split(':').map(number).collect::<Result<_, _>>()?;
+    let uid = ids.remove(0);
+    if ids.is_empty() {
+        ids.push(uid);
+    }
+    Ok(Credentials { uid, gids: ids })
 }
 
 /// `30`, `30s`, `500ms`, `2m`.

@@ -1,5 +1,6 @@
 //! The one table of exit codes.
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use crate::finding::Verdict;
@@ -13,15 +14,33 @@ pub enum Exit {
     NotReady,
     /// `undetermined`, wrong usage, or an error of this program.
     Undetermined,
+    /// `exec`: an error of this program; so and as the next two does `docker run` say it.
+    ExecFailed,
+    /// `exec`: the command cannot be started.
+    NotExecutable,
+    /// `exec`: there is no such command.
+    NoSuchCommand,
 }
 
 impl Exit {
+    /// For a command line that is no use, of which `first` is the first word. Docker keeps 2 for itself.
+    pub fn of_usage(first: Option<&OsStr>) -> Self {
+        match first.and_then(OsStr::to_str) {
+            Some("health") => Self::NotReady,
+            Some("exec") => Self::ExecFailed,
+            _ => Self::Undetermined,
+        }
+    }
+
     /// The number.
     pub fn code(self) -> u8 {
         match self {
             Self::Ready => 0,
             Self::NotReady => 1,
             Self::Undetermined => 2,
+            Self::ExecFailed => 125,
+            Self::NotExecutable => 126,
+            Self::NoSuchCommand => 127,
         }
     }
 }

@@ -113,6 +113,18 @@ pub enum Verdict {
     Undetermined,
 }
 
+impl Verdict {
+    /// As it is written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::NotReady => "not-ready",
+            Self::Undetermined => "undetermined",
+        }
+    }
+}
+
 /// What became of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {

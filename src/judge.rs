@@ -224,7 +224,8 @@ fn inherit(facts: &Facts, capabilities: &mut [Capability]) {
     }
 }
 
-fn verdict(capabilities: &[Capability], findings: &[Finding]) -> Verdict {
+/// What follows from what works.
+pub fn verdict(capabilities: &[Capability], findings: &[Finding]) -> Verdict {
     let required = || capabilities.iter().filter(|c| c.required);
     if required().any(|c| c.status == Status::Broken) {
         Verdict::NotReady

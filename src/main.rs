@@ -8,11 +8,20 @@ use mldoctor::exit::Exit;
 use mldoctor::{commands, report};
 
 fn main() -> ExitCode {
-    match commands::run(Cli::parse()) {
+    let first = std::env::args_os().nth(1);
+    let done = match Cli::try_parse() {
+        Ok(cli) => commands::run(cli),
+        Err(usage) => {
+            // Help and version are no error; what cannot be printed need not be.
+            let _ = usage.print();
+            return if usage.use_stderr() { Exit::of_usage(first.as_deref()).into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match done {
         Ok(exit) => exit.into(),
         Err(error) => {
             report::error(&error);
-            Exit::Undetermined.into()
+            Exit::of_usage(first.as_deref()).into()
         }
     }
 }

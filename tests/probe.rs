@@ -37,6 +37,7 @@ fn real() -> Probe {
         env: Environment::default(),
         cwd: PathBuf::from("/"),
         deadline: Duration::from_secs(30),
+        inside: None,
     }
 }
 
@@ -45,7 +46,14 @@ fn script(dir: &tempfile::TempDir, text: &str, deadline: Duration) -> Probe {
     let path = dir.path().join("probe.sh");
     std::fs::write(&path, text).unwrap();
     let env = [(OsString::from("PATH"), OsString::from("/usr/bin:/bin"))].into_iter().collect();
-    Probe { source: Source::File(path), loader: Some(PathBuf::from("/bin/sh")), env, cwd: PathBuf::from("/"), deadline }
+    Probe {
+        source: Source::File(path),
+        loader: Some(PathBuf::from("/bin/sh")),
+        env,
+        cwd: PathBuf::from("/"),
+        deadline,
+        inside: None,
+    }
 }
 
 fn run(text: &str, files: &[&str]) -> Result<Run, String> {

@@ -22,7 +22,7 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     }
     let facts = match &arguments.facts {
         Some(path) => read_facts(path)?,
-        None => Examination::open(arguments.subject.clone().request())?.observe(),
+        None => Examination::open(arguments.subject.clone().request(Some(arguments.trial.clone()))?)?.observe(),
     };
     let observed = start.elapsed();
     let mut report = judge(&facts);

@@ -8,7 +8,7 @@ use crate::report::{Output, libs as render};
 
 /// Runs it.
 pub fn run(arguments: Libs) -> anyhow::Result<Exit> {
-    let mut examination = Examination::open(arguments.subject.request())?;
+    let mut examination = Examination::open(arguments.subject.request(None)?)?;
     let workload = examination.workload();
     anyhow::ensure!(!workload.is_empty(), "no target is named, and none was found");
     let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;

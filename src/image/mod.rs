@@ -7,5 +7,5 @@ pub mod rootfs;
 pub mod user;
 
 pub use map::Mapping;
-pub use rootfs::{DirEntry, EntryKind, FileError, FileId, Rootfs, Stat};
+pub use rootfs::{DirEntry, EntryKind, FileError, FileId, Rootfs, Stamp, Stat};
 pub use user::Credentials;

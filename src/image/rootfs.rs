@@ -14,11 +14,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use serde::{Deserialize, Serialize};
 
 use super::map::Mapping;
 
@@ -99,6 +102,42 @@ pub struct Stat {
     pub rdev: u64,
 }
 
+/// Identity and age of a file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    dev: u64,
+    ino: u64,
+    size: i64,
+    /// `st_ctime`, which nobody can set back, in seconds and nanoseconds since the epoch.
+    changed: (u64, u32),
+    /// `st_mode`
+    mode: u32,
+}
+
+impl Stamp {
+    /// Whether anything was changed since `time`.
+    pub fn is_since(&self, time: SystemTime) -> bool {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::new(self.changed.0, self.changed.1)).is_none_or(|at| at >= time)
+    }
+
+    /// A directory where everybody leaves things, such as `/tmp`: that it changes tells nothing.
+    pub fn is_sticky(&self) -> bool {
+        rustix::fs::Mode::from_raw_mode(self.mode).contains(rustix::fs::Mode::SVTX)
+    }
+}
+
+impl From<rustix::fs::Stat> for Stamp {
+    fn from(s: rustix::fs::Stat) -> Self {
+        Self {
+            dev: s.st_dev,
+            ino: s.st_ino,
+            size: s.st_size,
+            changed: (u64::try_from(s.st_ctime).unwrap_or(0), u32::try_from(s.st_ctime_nsec).unwrap_or(0)),
+            mode: s.st_mode,
+        }
+    }
+}
+
 impl Stat {
     fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.mode)
@@ -173,6 +212,8 @@ struct Inner {
     is_host: bool,
     /// Directory path as asked → directory path without links.
     dirs: Mutex<FxHashMap<PathBuf, Result<PathBuf, FileError>>>,
+    /// Files that were mapped, by their paths without links.
+    mapped: Mutex<FxHashSet<PathBuf>>,
 }
 
 impl Rootfs {
@@ -188,6 +229,7 @@ impl Rootfs {
                 is_host: root == Path::new("/"),
                 root: fd,
                 dirs: Mutex::new(FxHashMap::default()),
+                mapped: Mutex::new(FxHashSet::default()),
             }),
         })
     }
@@ -273,13 +315,17 @@ impl Rootfs {
     /// As `open(2)`; [`FileError::Special`] or [`FileError::Directory`] for what is not a regular file.
     pub fn open(&self, path: &Path) -> Result<(OwnedFd, Stat), FileError> {
         let (resolved, stat) = self.resolve(path)?;
+        self.open_resolved(&resolved, stat)
+    }
+
+    fn open_resolved(&self, resolved: &Path, stat: Option<Stat>) -> Result<(OwnedFd, Stat), FileError> {
         match stat.ok_or(FileError::NotFound)?.file_type() {
             FileType::RegularFile => {}
             FileType::Directory => return Err(FileError::Directory),
             _ => return Err(FileError::Special),
         }
         // O_NONBLOCK: a name that turned into a FIFO since must not block us.
-        let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let stat = Stat::from(rustix::fs::fstat(&fd)?);
         if stat.is_file() { Ok((fd, stat)) } else { Err(FileError::Special) }
     }
@@ -289,7 +335,9 @@ impl Rootfs {
     /// # Errors
     /// As [`Rootfs::open`].
     pub fn map(&self, path: &Path) -> Result<(Mapping, Stat), FileError> {
-        let (fd, stat) = self.open(path)?;
+        let (resolved, there) = self.resolve(path)?;
+        let (fd, stat) = self.open_resolved(&resolved, there)?;
+        self.inner.mapped.lock().unwrap_or_else(PoisonError::into_inner).insert(resolved);
         let mapping = Mapping::new(fd, stat.size).map_err(|_| FileError::Other(Errno::NODEV))?;
         Ok((mapping, stat))
     }
@@ -376,6 +424,22 @@ impl Rootfs {
             }
         }
         Ok(entries)
+    }
+
+    /// Everything that was looked at so far: directories, in which something may appear or be lost, and mapped files.
+    /// Paths hold no links.
+    pub fn looked_at(&self) -> Vec<PathBuf> {
+        let mut paths: FxHashSet<PathBuf> = self.lock().values().filter_map(|dir| dir.as_ref().ok()).cloned().collect();
+        paths.extend(self.inner.mapped.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        paths.into_iter().collect()
+    }
+
+    /// What changes when a file or the list of a directory's names does, of a path without links.
+    ///
+    /// # Errors
+    /// As `lstat(2)`.
+    pub fn stamp(&self, resolved: &Path) -> Result<Stamp, FileError> {
+        Ok(Stamp::from(rustix::fs::statat(&self.inner.root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
@@ -477,7 +541,7 @@ impl Rootfs {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<PathBuf, Result<PathBuf, FileError>>> {
-        self.inner.dirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner.dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

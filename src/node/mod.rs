@@ -2,6 +2,7 @@
 //! can put another one in the place of.
 
 mod devices;
+mod other;
 mod proc_driver;
 mod process;
 
@@ -12,11 +13,40 @@ use crate::facts::Observed;
 use crate::facts::node::{Mount, Node, Platform};
 use crate::image::{FileError, Rootfs};
 
+pub use other::OtherProcess;
+
 /// Largest file of `/proc` read, in bytes.
 const MAX_PROC: u64 = 16 * 1024 * 1024;
 
+/// Whose container it is.
+pub struct Processes<'r> {
+    /// Holds a `/proc` that has these processes.
+    rootfs: &'r Rootfs,
+    /// The directory in `/proc` of the process that the workload is like.
+    own: String,
+    /// That of the first process of the container.
+    first: String,
+}
+
+impl<'r> Processes<'r> {
+    /// The container that this program runs in.
+    pub fn here(rootfs: &'r Rootfs) -> Self {
+        Self { rootfs, own: "/proc/self".into(), first: "/proc/1".into() }
+    }
+
+    /// The container of another process; `rootfs` is that which this program runs in.
+    pub fn of(rootfs: &'r Rootfs, pid: u32) -> Self {
+        let dir = format!("/proc/{pid}");
+        Self { rootfs, own: dir.clone(), first: dir }
+    }
+
+    fn read(&self, dir: &str, name: &str) -> Observed<String> {
+        read(self.rootfs, &format!("{dir}/{name}"))
+    }
+}
+
 /// Everything but what takes opening a device.
-pub fn observe(rootfs: &Rootfs) -> Node {
+pub fn observe(rootfs: &Rootfs, processes: &Processes<'_>) -> Node {
     Node {
         platform: platform(rootfs),
         driver: proc_driver::version(rootfs),
@@ -25,9 +55,9 @@ pub fn observe(rootfs: &Rootfs) -> Node {
         pci_gpus: devices::on_pci(rootfs),
         majors: devices::majors(rootfs),
         devices: devices::nodes(rootfs),
-        mounts: mounts(rootfs),
-        process: process::own(rootfs),
-        pid1: process::first(rootfs),
+        mounts: mounts(processes),
+        process: process::own(processes),
+        pid1: process::first(processes),
     }
 }
 
@@ -77,8 +107,8 @@ fn platform(rootfs: &Rootfs) -> Vec<Platform> {
 }
 
 /// Mount points that a finding may be about.
-fn mounts(rootfs: &Rootfs) -> Observed<BTreeMap<String, Mount>> {
-    read(rootfs, "/proc/self/mountinfo").and_then(|text| Some(text.lines().filter_map(mount).collect()))
+fn mounts(processes: &Processes<'_>) -> Observed<BTreeMap<String, Mount>> {
+    processes.read(&processes.own, "mountinfo").and_then(|text| Some(text.lines().filter_map(mount).collect()))
 }
 
 /// `proc_pid_mountinfo(5)`: the point is the fifth field; after a dash come the type, the source and options.

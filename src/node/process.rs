@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::read;
+use super::Processes;
 use crate::facts::Observed;
 use crate::facts::node::{Pid1, ProcessFacts};
-use crate::image::Rootfs;
 
-/// `/proc/self/status` (proc_pid_status(5)).
-pub fn own(rootfs: &Rootfs) -> ProcessFacts {
-    let status = read(rootfs, "/proc/self/status").seen().cloned().unwrap_or_default();
+/// `/proc/PID/status` (proc_pid_status(5)).
+pub fn own(processes: &Processes<'_>) -> ProcessFacts {
+    let status = processes.read(&processes.own, "status").seen().cloned().unwrap_or_default();
     let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).unwrap_or("").trim();
     // The second number is the effective one.
     let effective = |key: &str| line(key).split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -25,14 +24,15 @@ pub fn own(rootfs: &Rootfs) -> ProcessFacts {
 }
 
 /// The first process, unless it is this program. Its maps and environment are readable for the same user only.
-pub fn first(rootfs: &Rootfs) -> Observed<Pid1> {
-    let command = read(rootfs, "/proc/1/cmdline").and_then(|text| {
+pub fn first(processes: &Processes<'_>) -> Observed<Pid1> {
+    let read = |name| processes.read(&processes.first, name);
+    let command = read("cmdline").and_then(|text| {
         let words: Vec<String> = text.split('\0').filter(|w| !w.is_empty()).map(str::to_owned).collect();
         let is_own = words.first().is_some_and(|w| w.ends_with("mldoctor"));
         (!words.is_empty() && !is_own).then_some(words)
     });
-    let maps = read(rootfs, "/proc/1/maps");
-    let environ = read(rootfs, "/proc/1/environ");
+    let maps = read("maps");
+    let environ = read("environ");
     command.and_then(|command| {
         let paths = maps.seen().map_or("", String::as_str).lines().filter_map(|l| l.find('/').map(|at| &l[at..]));
         let libraries: BTreeSet<&str> = paths.filter(|p| p.contains(".so")).collect();

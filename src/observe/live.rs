@@ -2,7 +2,7 @@
 //! nodes are opened.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mldoctor_probes::library::Family;
 use mldoctor_probes::{CallError, Job, Load};
@@ -12,7 +12,7 @@ use crate::facts::node::Node;
 use crate::facts::{Absence, Driver, How, Observed, Step, StepOutcome, Subject, Weight};
 use crate::loader::{Environment, Failure, LoadError, Mode, ObjectId, Process};
 use crate::parallel;
-use crate::probe::{Outcome, Probe, Run, locate, open_devices};
+use crate::probe::{Inside, Outcome, Probe, Run, locate, open_devices};
 
 /// How things are tried for real.
 #[derive(Debug, Clone)]
@@ -21,10 +21,35 @@ pub struct Live {
     pub probe: Option<PathBuf>,
     /// `--deadline`: how long one child may take.
     pub deadline: Duration,
-    /// `--deep`: compute on every GPU too.
-    pub deep: bool,
-    /// Root of `/proc`, `/sys` and `/dev`; another one in tests.
+    /// When all of it is to be done, if there is such a time.
+    pub until: Option<Instant>,
+    /// How much is tried.
+    pub depth: Depth,
+    /// Root of `/proc`, `/sys` and `/dev`; another one in tests, and for another container.
     pub node: PathBuf,
+    /// A process of another container, in which everything is tried.
+    pub inside: Option<Inside>,
+}
+
+impl Live {
+    /// How long the next child may take.
+    fn left(&self) -> Duration {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        left.map_or(self.deadline, |left| left.min(self.deadline))
+    }
+}
+
+/// How much is tried, from what may be done every few seconds to what takes the GPU away from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// NVML alone.
+    Nvml,
+    /// CUDA is initialised too.
+    Driver,
+    /// And each CUDA library of the workload is asked for its version.
+    Check,
+    /// And computes on every GPU.
+    Deep,
 }
 
 /// The name by which everything asks for the driver.
@@ -100,8 +125,7 @@ fn with_dependencies(process: &Process<'_>, root: ObjectId) -> Vec<String> {
 /// Starts children for one workload.
 pub struct Prober {
     probe: Probe,
-    deadline: Duration,
-    deep: bool,
+    live: Live,
     /// How the probe is started.
     pub way: String,
 }
@@ -122,9 +146,15 @@ impl Prober {
     pub fn new(live: &Live, env: Environment, cwd: &Path, loader: Option<&Path>) -> Result<Self, String> {
         let source = locate(live.probe.as_deref()).map_err(|why| why.to_string())?;
         let way = source.describe();
-        let probe =
-            Probe { source, loader: loader.map(Path::to_owned), env, cwd: cwd.to_owned(), deadline: live.deadline };
-        Ok(Self { probe, deadline: live.deadline, deep: live.deep, way })
+        let probe = Probe {
+            source,
+            loader: loader.map(Path::to_owned),
+            env,
+            cwd: cwd.to_owned(),
+            deadline: live.left(),
+            inside: live.inside.clone(),
+        };
+        Ok(Self { probe, live: live.clone(), way })
     }
 
     /// Loads `path` in a child, and adds what came of it.
@@ -169,7 +199,8 @@ impl Prober {
         if paths.is_empty() {
             return Vec::new();
         }
-        let calls = open_devices(&paths, self.deadline).map(|run| run.calls).unwrap_or_default();
+        let calls =
+            open_devices(&paths, self.live.left(), self.live.inside.as_ref()).map(|run| run.calls).unwrap_or_default();
         let said = calls.into_iter().map(|call| match call.outcome {
             Outcome::Ok => "ok".into(),
             Outcome::Error(error) => error.name,
@@ -181,13 +212,17 @@ impl Prober {
 
     /// Asks the driver and tries the libraries, all at once.
     pub fn ask(&self, paths: Option<&DriverPaths>, plans: &[Plan]) -> (Driver, Vec<Library>) {
-        let mut tasks = vec![Task::Cuda, Task::Nvml];
-        if self.deep {
+        let depth = self.live.depth;
+        let mut tasks = vec![Task::Nvml];
+        if depth >= Depth::Driver {
+            tasks.push(Task::Cuda);
+        }
+        if depth >= Depth::Deep {
             tasks.push(Task::Compute);
         }
         // One child for each library, however many capabilities use it.
         let mut wanted: Vec<&Plan> = Vec::new();
-        for plan in plans {
+        for plan in plans.iter().filter(|_| depth >= Depth::Check) {
             if !wanted.iter().any(|known| known.paths == plan.paths) {
                 wanted.push(plan);
             }
@@ -216,9 +251,9 @@ impl Prober {
         let driver = Driver {
             libcuda: libcuda.cloned(),
             libnvml: libnvml.cloned(),
-            cuda: next(),
             nvml: next(),
-            computed: self.deep.then(&mut next),
+            cuda: if depth >= Depth::Driver { next() } else { Observed::NotAsked },
+            computed: (depth >= Depth::Deep).then(&mut next),
         };
         let libraries = wanted
             .into_iter()
@@ -245,22 +280,26 @@ pub fn gpu(paths: Option<&DriverPaths>, driver: &Driver) -> Subject {
             subject.steps.push(step(format!("open {name}"), name, weight, StepOutcome::Failed(failure.clone())));
         }
     }
+    if let Observed::Seen(run) = &driver.cuda {
+        calls(&mut subject, run, driver.libcuda.as_deref().unwrap_or(LIBCUDA), Weight::Required);
+    }
     match &driver.cuda {
-        Observed::Seen(run) => {
-            calls(&mut subject, run, driver.libcuda.as_deref().unwrap_or(LIBCUDA), Weight::Required);
-            let count = driver.cuda().and_then(|cuda| cuda.count.get().copied());
-            if count == Some(0) {
-                let absence =
-                    Absence { kind: "gpu".into(), name: "GPU".into(), searched: Vec::new(), notes: Vec::new() };
-                let outcome = StepOutcome::NotFound(absence);
-                subject.steps.push(step("find a GPU".into(), LIBCUDA, Weight::Required, outcome));
-            }
-        }
+        Observed::Seen(_) => {}
         Observed::Failed(why) => subject.unknown = Some(format!("the driver could not be asked: {why}")),
         Observed::Absent(_) | Observed::NotAsked => {}
     }
     if let Observed::Seen(run) = &driver.nvml {
-        calls(&mut subject, run, driver.libnvml.as_deref().unwrap_or(LIBNVML), Weight::Optional);
+        // Where nobody else was asked, its word counts.
+        let weight = if driver.cuda == Observed::NotAsked { Weight::Required } else { Weight::Optional };
+        calls(&mut subject, run, driver.libnvml.as_deref().unwrap_or(LIBNVML), weight);
+    }
+    let count = match driver.cuda() {
+        Some(cuda) => cuda.count.get().copied(),
+        None => driver.system().and_then(|nvml| nvml.count.get().and_then(|count| i32::try_from(*count).ok())),
+    };
+    if count == Some(0) {
+        let absence = Absence { kind: "gpu".into(), name: "GPU".into(), searched: Vec::new(), notes: Vec::new() };
+        subject.steps.push(step("find a GPU".into(), LIBCUDA, Weight::Required, StepOutcome::NotFound(absence)));
     }
     match &driver.computed {
         Some(Observed::Seen(run)) => {

@@ -5,26 +5,32 @@ mod import;
 pub mod live;
 mod scan;
 mod tools;
+mod workload;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::facts::driver::Library;
 use crate::facts::{
-    Absence, Distribution, Driver, Facts, How, Image, LoaderFacts, Mapped, Node, Observed, Os, Python, SCHEMA, Scope,
-    Step, StepOutcome, Subject, Target, Weight,
+    Absence, Distribution, Driver, Facts, How, Image, Libraries, LoaderFacts, Mapped, Node, Observed, Os, Python,
+    SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
 };
-use crate::frameworks;
+use crate::frameworks::{self, Framework};
 use crate::image::elf::{Elf, Machine};
 use crate::image::{Credentials, FileError, Rootfs};
 use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
+use crate::node::{self, Processes};
+use crate::parallel;
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
-use crate::{node, parallel};
 
-pub use live::Live;
+pub use live::{Depth, Live};
 use live::{DriverPaths, Plan, Prober};
+use workload::Programs;
 
 /// What to examine.
 pub struct Request {
@@ -34,6 +40,8 @@ pub struct Request {
     pub scope: Scope,
     /// Targets as named; empty to find them.
     pub targets: Vec<String>,
+    /// The command that is about to be started; empty to take that of the container's first process.
+    pub command: Vec<OsString>,
     /// `--python`
     pub python: Option<PathBuf>,
     /// Environment of the workload.
@@ -80,7 +88,8 @@ impl Workload {
     pub fn parse(text: &str, cwd: &Path) -> Self {
         match text.strip_prefix("python:") {
             Some(module) => Self::Module(module.to_owned()),
-            None if text.contains('/') => Self::File(cwd.join(text)),
+            // Components leave out every `.`.
+            None if text.contains('/') => Self::File(cwd.join(text).components().collect()),
             None => Self::Module(text.to_owned()),
         }
     }
@@ -120,6 +129,23 @@ struct Tried {
     shared_objects: Vec<PathBuf>,
 }
 
+/// What an image was found to be, that does not change while its files do not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Known {
+    /// The targets.
+    pub workload: Vec<String>,
+    /// What works.
+    pub capabilities: Vec<String>,
+    /// The dynamic loader of the workload.
+    pub loader: Option<LoaderFacts>,
+    /// The driver's libraries as the workload finds them.
+    pub libcuda: Option<String>,
+    /// As `libcuda`.
+    pub libnvml: Option<String>,
+    /// NVML tells the state of the GPUs, so that CUDA need not be initialised for it.
+    pub nvml_works: bool,
+}
+
 /// What is known beyond the files.
 #[derive(Default)]
 struct LiveFacts {
@@ -129,6 +155,37 @@ struct LiveFacts {
     driver: Option<Driver>,
     libraries: Vec<Library>,
     gpu: Option<Subject>,
+}
+
+impl LiveFacts {
+    /// There is nothing that could ask the driver.
+    fn without_probe(node: Node, why: String) -> Self {
+        let mut gpu = Subject::new("gpu");
+        gpu.unknown = Some(why.clone());
+        Self { probe: Observed::Failed(why), node: Some(node), gpu: Some(gpu), ..Self::default() }
+    }
+
+    /// What the driver says, what the libraries of `plans` say, and what opening each device node says.
+    fn asked(prober: &Prober, mut node: Node, paths: Option<&DriverPaths>, plans: &[Plan]) -> Self {
+        let ((driver, libraries), opened) = parallel::join(|| prober.ask(paths, plans), || prober.open_nodes(&node));
+        for (path, said) in opened {
+            node.devices.entry(path).or_default().open = said;
+        }
+        let gpu = live::gpu(paths, &driver);
+        let probe = Observed::Seen(prober.way.clone());
+        Self { probe, node: Some(node), driver: Some(driver), libraries, gpu: Some(gpu) }
+    }
+}
+
+fn observe_node(live: &Live) -> Node {
+    let (Ok(around), Ok(own)) = (Rootfs::open_root(&live.node), Rootfs::open_root(Path::new("/"))) else {
+        return Node::default();
+    };
+    let processes = match &live.inside {
+        Some(inside) => Processes::of(&own, inside.pid),
+        None => Processes::here(&around),
+    };
+    node::observe(&around, &processes)
 }
 
 impl Examination {
@@ -144,21 +201,49 @@ impl Examination {
     /// The targets: those named, or the frameworks that are installed.
     pub fn workload(&mut self) -> Vec<Workload> {
         let named: Vec<Workload> = self.request.targets.iter().map(|t| Workload::parse(t, &self.request.cwd)).collect();
+        let command = self.command();
         if named.is_empty() || named.iter().any(|w| matches!(w, Workload::Module(_))) {
-            self.find_python();
+            self.find_python(&command);
         }
         if !named.is_empty() {
             return named;
         }
-        frameworks::all()
-            .iter()
-            .filter(|f| self.installed.iter().any(|d| f.distributions.contains(&d.name)))
-            .map(|f| Workload::Module(f.module.clone()))
-            .collect()
+        let is_installed = |f: &&Framework| self.installed.iter().any(|d| f.distributions.contains(&d.name));
+        let mut found: Vec<Workload> =
+            frameworks::all().iter().filter(is_installed).map(|f| Workload::Module(f.module.clone())).collect();
+        found.extend(self.programs().with_cuda(&command).map(Workload::File));
+        if found.is_empty() {
+            found = self.programs().all_with_cuda().into_iter().map(Workload::File).collect();
+        }
+        found
     }
 
-    fn find_python(&mut self) {
-        let found = Interpreter::find(&self.rootfs, &self.request.env, self.request.python.as_deref());
+    /// The command line of the workload, as far as it is known.
+    fn command(&self) -> Vec<OsString> {
+        let node = self.request.live.as_ref().filter(|_| self.request.command.is_empty());
+        match node.and_then(|live| Rootfs::open_root(&live.node).ok()) {
+            Some(node) => workload::first_process(&node),
+            None => self.request.command.clone(),
+        }
+    }
+
+    /// Where the container runtime mounted something into the image.
+    fn mount_points(&self) -> String {
+        let pid = match &self.request.live {
+            Some(Live { inside: Some(inside), .. }) => inside.pid.to_string(),
+            _ if self.rootfs.is_host() => "self".to_owned(),
+            _ => return String::new(),
+        };
+        std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default()
+    }
+
+    fn programs(&self) -> Programs<'_> {
+        Programs { rootfs: &self.rootfs, env: &self.request.env, cwd: &self.request.cwd }
+    }
+
+    fn find_python(&mut self, command: &[OsString]) {
+        let named = self.request.python.clone().or_else(|| self.programs().python(command));
+        let found = Interpreter::find(&self.rootfs, &self.request.env, named.as_deref());
         if let Ok(python) = &found {
             self.sys_path = sys_path(&self.rootfs, python, &self.request.env, &self.request.cwd);
             self.installed = installed(&self.rootfs, &self.sys_path.entries);
@@ -196,37 +281,48 @@ impl Examination {
             .collect();
         let beside = || {
             let python = self.python.as_ref().map(|p| self.python_facts(p, &modules));
-            (python, scan::scan(&self.rootfs, &self.request.env, &self.sys_path.entries))
+            (python, scan::scan(&self.rootfs, &self.mount_points(), &self.request.env, &self.sys_path.entries))
         };
         let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
-        let mut live = self.try_for_real(&workload, &mut tried);
+        let live = self.try_for_real(&workload, &mut tried);
         libraries.mark_used(&tried.subjects);
-        tried.subjects.extend(live.gpu.take());
-        let image = Image {
-            os: os_release(&self.rootfs),
-            loader: tried.loader,
-            env: shown_environment(&self.request.env),
-            uid: self.request.user.as_ref().map(|u| u.uid),
-            libraries,
-        };
+        let workload = workload
+            .iter()
+            .map(|w| match w {
+                Workload::Module(name) => name.clone(),
+                Workload::File(path) => path.to_string_lossy().into_owned(),
+            })
+            .collect();
+        self.facts(workload, tried, python, libraries, live)
+    }
+
+    fn facts(
+        &self,
+        workload: Vec<String>,
+        mut tried: Tried,
+        python: Option<Observed<Python>>,
+        libraries: Libraries,
+        live: LiveFacts,
+    ) -> Facts {
+        tried.subjects.extend(live.gpu);
         Facts {
             schema: SCHEMA.to_owned(),
             target: Target {
                 root: self.request.root.to_string_lossy().into_owned(),
                 arch: Machine::host().name(),
                 scope: self.request.scope,
-                workload: workload
-                    .iter()
-                    .map(|w| match w {
-                        Workload::Module(name) => name.clone(),
-                        Workload::File(path) => path.to_string_lossy().into_owned(),
-                    })
-                    .collect(),
+                workload,
                 require: self.request.require.clone(),
                 expect_gpus: self.request.expect_gpus,
                 min_free_memory: self.request.min_free_memory,
             },
-            image,
+            image: Image {
+                os: os_release(&self.rootfs),
+                loader: tried.loader,
+                env: shown_environment(&self.request.env),
+                uid: self.request.user.as_ref().map(|u| u.uid),
+                libraries,
+            },
             python,
             probe: live.probe,
             node: live.node,
@@ -253,23 +349,11 @@ impl Examination {
     /// Looks around in the container, and lets child processes try what the files promise.
     fn try_for_real(&self, workload: &[Workload], tried: &mut Tried) -> LiveFacts {
         let Some(live) = &self.request.live else { return LiveFacts::default() };
-        let mut node = match Rootfs::open_root(&live.node) {
-            Ok(rootfs) => node::observe(&rootfs),
-            Err(_) => Node::default(),
-        };
+        let node = observe_node(live);
         let loader = tried.loader.as_ref().map(|l| PathBuf::from(&l.path));
         let prober = match Prober::new(live, self.request.env.clone(), &self.request.cwd, loader.as_deref()) {
             Ok(prober) => prober,
-            Err(why) => {
-                let mut gpu = Subject::new("gpu");
-                gpu.unknown = Some(why.clone());
-                return LiveFacts {
-                    probe: Observed::Failed(why),
-                    node: Some(node),
-                    gpu: Some(gpu),
-                    ..LiveFacts::default()
-                };
-            }
+            Err(why) => return LiveFacts::without_probe(node, why),
         };
         let mut probe = Observed::Seen(prober.way.clone());
         for target in workload {
@@ -284,14 +368,35 @@ impl Examination {
                 probe = Observed::Failed(why);
             }
         }
-        let ask = || prober.ask(tried.driver.as_ref(), &tried.plans);
-        let ((driver, libraries), opened) = parallel::join(ask, || prober.open_nodes(&node));
-        for (path, said) in opened {
-            node.devices.entry(path).or_default().open = said;
-        }
-        let gpu = live::gpu(tried.driver.as_ref(), &driver);
-        live::add_libraries(&mut tried.subjects, &tried.plans, &libraries);
-        LiveFacts { probe, node: Some(node), driver: Some(driver), libraries, gpu: Some(gpu) }
+        let mut live = LiveFacts::asked(&prober, node, tried.driver.as_ref(), &tried.plans);
+        live.probe = probe;
+        live::add_libraries(&mut tried.subjects, &tried.plans, &live.libraries);
+        live
+    }
+
+    /// Looks only at what changes while a container runs; the image is as it was `known` to be.
+    pub fn observe_again(self, known: &Known) -> Facts {
+        let live = match &self.request.live {
+            None => LiveFacts::default(),
+            Some(live) => {
+                let node = observe_node(live);
+                let live = Live { depth: if known.nvml_works { Depth::Nvml } else { Depth::Driver }, ..live.clone() };
+                let loader = known.loader.as_ref().map(|l| PathBuf::from(&l.path));
+                match Prober::new(&live, self.request.env.clone(), &self.request.cwd, loader.as_deref()) {
+                    Ok(prober) => {
+                        // Why a library was not found was told when it was looked for.
+                        let lost = || Failure { errors: Vec::new(), loaded: Vec::new() };
+                        let found = |path: &Option<String>| path.clone().ok_or_else(lost);
+                        let paths = DriverPaths { libcuda: found(&known.libcuda), libnvml: found(&known.libnvml) };
+                        LiveFacts::asked(&prober, node, Some(&paths), &[])
+                    }
+                    Err(why) => LiveFacts::without_probe(node, why),
+                }
+            }
+        };
+        let mut tried = Tried { loader: known.loader.clone(), ..Tried::default() };
+        tried.subjects = known.capabilities.iter().map(Subject::new).collect();
+        self.facts(known.workload.clone(), tried, None, Libraries::default(), live)
     }
 
     /// Gives the process of a target, with everything that does not load in it, to `show`.

@@ -35,11 +35,10 @@ const CUDA: &[&str] = &[
     "libcupti",
     "libcufile",
     "libnvshmem_host",
-    "libnpp",
 ];
 
-/// Looks at every such directory once.
-pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Libraries {
+/// Looks at every such directory once; `mounts` is the text of `/proc/PID/mountinfo`.
+pub fn scan(rootfs: &Rootfs, mounts: &str, env: &Environment, sys_path: &[PathBuf]) -> Libraries {
     let mut found = Libraries::default();
     let mut seen = BTreeSet::new();
     for (count, dir) in directories(rootfs, env, sys_path).into_iter().enumerate() {
@@ -53,24 +52,20 @@ pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Librari
         }
         for entry in rootfs.read_dir(&real).unwrap_or_default() {
             let Some(name) = entry.name.to_str() else { continue };
-            let Some((stem, _)) = name.split_once(".so") else { continue };
+            if !name.contains(".so") {
+                continue;
+            }
             let path = real.join(name);
-            let is_driver = DRIVER.iter().any(|d| name.starts_with(d));
-            let is_cuda = CUDA.iter().any(|c| {
-                stem == *c
-                    || (stem.starts_with("libnpp") && *c == "libnpp")
-                    || stem.starts_with("libcudnn_") && *c == "libcudnn"
-            });
             match entry.kind {
-                EntryKind::Link if (name.starts_with("lib") || is_driver) && !rootfs.exists(&path) => {
+                EntryKind::Link if name.starts_with("lib") && !rootfs.exists(&path) => {
                     let to = rootfs.read_link(&path).unwrap_or_default();
                     found.broken_links.push(BrokenLink {
                         path: path.to_string_lossy().into_owned(),
                         to: to.to_string_lossy().into_owned(),
                     });
                 }
-                EntryKind::File if is_driver => found.driver_files.push(driver_file(rootfs, &path)),
-                EntryKind::File if is_cuda => {
+                EntryKind::File if is_driver(name) => found.driver_files.push(driver_file(rootfs, mounts, &path)),
+                EntryKind::File if is_cuda(name) => {
                     found.cuda_copies.extend(copy(rootfs, &path));
                 }
                 _ => {}
@@ -78,6 +73,17 @@ pub fn scan(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Librari
         }
     }
     found
+}
+
+/// A library that the driver brings.
+pub fn is_driver(name: &str) -> bool {
+    DRIVER.iter().any(|driver| name.starts_with(driver))
+}
+
+/// One of NVIDIA's user-space libraries.
+pub fn is_cuda(name: &str) -> bool {
+    let Some((stem, _)) = name.split_once(".so") else { return false };
+    CUDA.contains(&stem) || stem.starts_with("libnpp") || stem.starts_with("libcudnn_")
 }
 
 fn directories(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Vec<PathBuf> {
@@ -116,7 +122,7 @@ fn directories(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Vec<
     dirs
 }
 
-fn driver_file(rootfs: &Rootfs, path: &Path) -> DriverFile {
+fn driver_file(rootfs: &Rootfs, mounts: &str, path: &Path) -> DriverFile {
     let shown = path.to_string_lossy().into_owned();
     let size = rootfs.stat(path).map_or(0, |s| s.size);
     let kind = if size == 0 {
@@ -128,7 +134,7 @@ fn driver_file(rootfs: &Rootfs, path: &Path) -> DriverFile {
     } else {
         DriverFileKind::Driver
     };
-    DriverFile { mounted: is_mounted(rootfs, &shown), used: false, path: shown, kind, size }
+    DriverFile { mounted: is_mounted(mounts, &shown), used: false, path: shown, kind, size }
 }
 
 /// Driver libraries carry the driver's release in their name: `libcuda.so.535.104.05`.
@@ -137,11 +143,8 @@ fn has_release(path: &str) -> bool {
 }
 
 /// Whether the container runtime mounted the file here.
-fn is_mounted(rootfs: &Rootfs, path: &str) -> bool {
-    rootfs.is_host()
-        && rootfs
-            .read_text(Path::new("/proc/self/mountinfo"), 16 * 1024 * 1024)
-            .is_ok_and(|text| text.lines().any(|l| l.split(' ').nth(4) == Some(path)))
+fn is_mounted(mounts: &str, path: &str) -> bool {
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 fn copy(rootfs: &Rootfs, path: &Path) -> Option<LibraryCopy> {

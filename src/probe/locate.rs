@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
-use crate::embedded;
+use crate::embedded::unpack;
 
 /// File name of the probe.
-const NAME: &str = "mldoctor-probes";
+pub const NAME: &str = "mldoctor-probes";
 /// The probe that was built with this file, compressed; empty where it was built without.
 const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mldoctor-probes"));
 
@@ -55,6 +55,11 @@ pub enum Unavailable {
     NoPlace(String),
 }
 
+/// The probe that is built in, if one is.
+pub fn embedded() -> Option<Vec<u8>> {
+    (!EMBEDDED.is_empty()).then(|| unpack(EMBEDDED))
+}
+
 /// Finds the probe; `named` is the one that was asked for.
 ///
 /// # Errors
@@ -92,7 +97,7 @@ fn is_executable(path: &Path) -> bool {
 fn in_memory() -> std::io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(NAME, MemfdFlags::CLOEXEC)?;
     let mut file = File::from(fd);
-    file.write_all(&embedded::unpack(EMBEDDED))?;
+    file.write_all(&unpack(EMBEDDED))?;
     // A file that is open for writing cannot be started; this opens it anew.
     reopen(file.as_fd())
 }
@@ -115,7 +120,7 @@ fn unnamed_file(dir: &OsString) -> std::io::Result<OwnedFd> {
     if rustix::fs::fstatvfs(&file)?.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
         return Err(std::io::Error::other("programs cannot be started from it"));
     }
-    file.write_all(&embedded::unpack(EMBEDDED))?;
+    file.write_all(&unpack(EMBEDDED))?;
     reopen(file.as_fd())
 }
 
@@ -138,7 +143,7 @@ mod tests {
     fn the_embedded_copy_can_be_put_into_memory_and_into_a_file() {
         for fd in [in_memory(), in_temporary_file()] {
             let size = rustix::fs::fstat(fd.unwrap()).unwrap().st_size;
-            assert_eq!(size, i64::try_from(embedded::unpack(EMBEDDED).len()).unwrap());
+            assert_eq!(size, i64::try_from(unpack(EMBEDDED).len()).unwrap());
         }
     }
 }

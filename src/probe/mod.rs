@@ -4,6 +4,7 @@
 //! loading them may crash or hang. So a small dynamically linked program does it, started by the image's own loader,
 //! and dies alone.
 
+mod inside;
 mod locate;
 mod supervise;
 
@@ -20,7 +21,8 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use supervise::Task;
 
-pub use locate::{Source, Unavailable, locate};
+pub use inside::{ENTER, Inside, enter};
+pub use locate::{NAME, Source, Unavailable, embedded, locate};
 
 use crate::loader::Environment;
 use crate::structured;
@@ -38,6 +40,8 @@ pub struct Probe {
     pub cwd: PathBuf,
     /// How long one child may take.
     pub deadline: Duration,
+    /// Whose container it runs in, where that is not this one.
+    pub inside: Option<Inside>,
 }
 
 /// A call that the child made.
@@ -131,7 +135,15 @@ impl Probe {
         };
         arguments.push(job.name().into());
         arguments.extend(loads.iter().map(|load| load.to_argument()));
-        let task = Task { program, descriptors, arguments, env: &self.env, cwd: &self.cwd, deadline: self.deadline };
+        let task = Task {
+            program,
+            descriptors,
+            arguments,
+            env: &self.env,
+            cwd: &self.cwd,
+            deadline: self.deadline,
+            inside: self.inside.as_ref(),
+        };
         supervise(&task)
     }
 }
@@ -140,8 +152,8 @@ impl Probe {
 ///
 /// # Errors
 /// The child cannot be started.
-pub fn open_devices(paths: &[PathBuf], deadline: Duration) -> Result<Run, String> {
-    let program = std::env::current_exe().map_err(|e| format!("this program has no path: {e}"))?;
+pub fn open_devices(paths: &[PathBuf], deadline: Duration, inside: Option<&Inside>) -> Result<Run, String> {
+    let program = PathBuf::from("/proc/self/exe");
     let arguments = std::iter::once(OPEN_DEVICES.into()).chain(paths.iter().map(|p| p.clone().into_os_string()));
     let env = Environment::default();
     let task = Task {
@@ -151,6 +163,7 @@ pub fn open_devices(paths: &[PathBuf], deadline: Duration) -> Result<Run, String
         env: &env,
         cwd: Path::new("/"),
         deadline,
+        inside,
     };
     supervise(&task)
 }

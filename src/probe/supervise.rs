@@ -16,6 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::Inside;
 use crate::loader::Environment;
 use crate::structured;
 
@@ -104,6 +105,7 @@ pub(super) struct Task<'t> {
     pub env: &'t Environment,
     pub cwd: &'t Path,
     pub deadline: Duration,
+    pub inside: Option<&'t Inside>,
 }
 
 /// The path of the first of a task's descriptors.
@@ -122,12 +124,15 @@ pub(super) fn run(task: &Task<'_>) -> Result<Child, String> {
     for (fd, child_fd) in task.descriptors.iter().zip(PROGRAM_FD..) {
         mappings.push(FdMapping { parent_fd: fd.try_clone_to_owned().map_err(start)?, child_fd });
     }
-    let mut command = Command::new(&task.program);
+    let mut command = match task.inside {
+        Some(inside) => inside.command(&task.program, task.cwd),
+        None => Command::new(&task.program),
+    };
     command
         .args(&task.arguments)
         .env_clear()
         .envs(task.env.iter())
-        .current_dir(task.cwd)
+        .current_dir(if task.inside.is_some() { Path::new("/") } else { task.cwd })
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,5 +1,6 @@
 //! Everything that is printed. Renderers read a finished report and write text; nothing else in the program prints.
 
+pub mod health;
 pub mod json;
 pub mod libs;
 pub mod pages;
@@ -8,6 +9,8 @@ pub mod text;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 /// Where the report goes, and in what form a person may see it.
 pub struct Output {
@@ -70,6 +73,33 @@ impl Output {
             done => done,
         }
     }
+}
+
+/// Writes a text past everything that another thread may hold, as the last thing that is done.
+pub fn last_word(text: &str) {
+    let _ = rustix::io::write(io::stdout(), text.as_bytes());
+}
+
+/// Writes a file that is there as a whole or not at all, whoever reads it meanwhile.
+///
+/// # Errors
+/// It cannot be created, written or put in its place; nothing is left behind then.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let part = path.with_file_name(name);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(&part, flags, mode)?);
+    let written = file.write_all(bytes).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
+/// Tells something on standard error, which may be closed.
+pub fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Tells an error of this program on standard error, causes included. A closed standard error is not worth dying for.

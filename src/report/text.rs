@@ -240,7 +240,7 @@ fn plural(n: usize, noun: &str) -> String {
 }
 
 /// The first `bytes` bytes of `text`, at a character boundary, with an ellipsis where something was cut.
-fn cut(text: &str, bytes: usize) -> String {
+pub fn cut(text: &str, bytes: usize) -> String {
     let text = text.lines().next().unwrap_or("");
     if text.len() <= bytes {
         return text.to_owned();

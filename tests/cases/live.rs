@@ -13,21 +13,21 @@
 //!
 //! The driver is a real library, and real child processes ask it.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mldoctor::facts::{Facts, Observed, Scope};
 use mldoctor::loader::{Environment, Failure, LoadError};
-use mldoctor::observe::Live;
 use mldoctor::observe::live::{self, DriverPaths, Plan, Prober};
+use mldoctor::observe::{Depth, Live};
 use mldoctor_probes::Line;
 use mldoctor_probes::library::Family;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::Case;
+use crate::support::driver::fake_driver;
 
 const NODE: &str = r#"
 driver = { seen = { version = "570.124.06", open = true } }
@@ -84,17 +84,6 @@ fn changed<T: DeserializeOwned>(healthy: &str, changes: Option<&toml::Table>) ->
     table.try_into().unwrap()
 }
 
-/// The library that cargo has built beside this program.
-fn fake_driver() -> PathBuf {
-    let deps = env::current_exe().unwrap().parent().unwrap().to_owned();
-    let is_it = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("libfake_driver") && name.ends_with(".so")
-    };
-    let built = fs::read_dir(deps).unwrap().map(|entry| entry.unwrap().path()).filter(is_it);
-    built.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap()).unwrap()
-}
-
 /// The path that a driver library is found at, or that nothing finds it.
 fn found(name: &str, given: Option<&String>) -> Result<String, Failure> {
     if given.is_some_and(|given| given == "missing") {
@@ -118,7 +107,15 @@ pub fn add(facts: &mut Facts, case: &Case) {
     fs::write(&file, serde_json::to_string(&scenario).unwrap()).unwrap();
     let mut env = Environment::default();
     env.set("FAKE_DRIVER", &file);
-    let live = Live { probe: None, deadline: Duration::from_secs(2), deep: case.deep, node: PathBuf::from("/") };
+    let depth = if case.deep { Depth::Deep } else { Depth::Check };
+    let live = Live {
+        probe: None,
+        deadline: Duration::from_secs(2),
+        until: None,
+        depth,
+        node: PathBuf::from("/"),
+        inside: None,
+    };
     let prober = Prober::new(&live, env, Path::new("/"), None).unwrap();
     let paths = DriverPaths {
         libcuda: found("libcuda.so.1", driver.and_then(|d| d.libcuda.as_ref())),

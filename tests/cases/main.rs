@@ -89,6 +89,7 @@ fn report(base: &Tree, case: &Case) -> Report {
         root: built.root(),
         scope: Scope::Image,
         targets: case.targets.clone(),
+        command: Vec::new(),
         python: None,
         env,
         cwd: PathBuf::from("/"),

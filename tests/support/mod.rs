@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
 pub mod debian;
+pub mod driver;
 pub mod elf;
 pub mod tree;
 
