@@ -5,6 +5,7 @@
 pub mod debian;
 pub mod driver;
 pub mod elf;
+pub mod podman;
 pub mod tree;
 
 /// Says that something cannot be tested here; with `MLDOCTOR_TEST_ALL=1` that is a failure.
