@@ -10,12 +10,15 @@ ARG MLDOCTOR_IMAGE=mldoctor
 FROM ${MLDOCTOR_IMAGE} AS mldoctor
 
 FROM ${DEVEL_IMAGE} AS builder
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3-venv python3-dev g++ ninja-build \
  && rm -rf /var/lib/apt/lists/*
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:${PATH}
 RUN python3 -m venv /opt/venv
-RUN --mount=type=cache,target=/root/.cache/pip pip install torch==2.6.0 numpy setuptools wheel
+COPY requirements.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --requirement /tmp/requirements.txt setuptools==80.9.0 wheel==0.45.1
 # Machine code for the GPUs that it will meet, and PTX of the last for those that are still to come.
 ARG TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX"
 ENV TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST} MAX_JOBS=4
@@ -24,6 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip wheel --no-build-isolation --no-deps --wheel-dir /wheels /src && pip install --no-deps /wheels/*.whl
 
 FROM ${BASE_IMAGE} AS prod
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 \
  && rm -rf /var/lib/apt/lists/* \
@@ -31,7 +35,7 @@ RUN apt-get update \
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=mldoctor / /usr/local/bin/
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:${PATH} HOME=/home/app USER=app
-USER app
+USER 10001
 # With the GPUs and the driver of the cluster, the build also stops where the extension has no code for one of them.
 ARG GPUS="A100,H100"
 ARG DRIVER="535.104.05"

@@ -23,7 +23,7 @@ COPY --from=builder /usr/local/cuda/lib64/libcudart.so.12* \
                     /usr/local/cuda/lib64/libcublasLt.so.12* /usr/local/lib/
 COPY --from=mldoctor / /usr/local/bin/
 RUN ldconfig && useradd --uid 10001 app
-USER app
+USER 10001
 RUN ["mldoctor", "check", "--image", "/app/server"]
 HEALTHCHECK --interval=10s --timeout=2s --start-period=10s CMD ["mldoctor", "health"]
 ENTRYPOINT ["mldoctor", "exec", "--"]

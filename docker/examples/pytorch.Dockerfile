@@ -13,14 +13,14 @@ FROM ${MLDOCTOR_IMAGE} AS mldoctor
 
 # The virtual environment is made where it will be used, with the interpreter that will use it.
 FROM ${BASE_IMAGE} AS builder
-ARG REQUIREMENTS="torch==2.6.0 numpy"
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:${PATH}
 RUN python3 -m venv /opt/venv
 # The cache lives outside of the image. A private index is read from a secret, which no layer keeps:
 #   docker build --secret id=pip,src=$HOME/.config/pip/pip.conf …
+COPY requirements.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install ${REQUIREMENTS}
+    pip install --requirement /tmp/requirements.txt
 
 FROM ${BASE_IMAGE} AS runtime
 COPY --from=builder /opt/venv /opt/venv
@@ -33,18 +33,21 @@ RUN groupadd --gid 10001 app && useradd --uid 10001 --gid app --create-home app
 WORKDIR /app
 
 FROM runtime AS dev
+# Debian keeps one version of each package: a pinned one is gone with the next update.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc g++ libc6-dev git \
  && rm -rf /var/lib/apt/lists/*
-USER app
+USER 10001:10001
 CMD ["bash"]
 
 FROM runtime AS prod
 COPY smoke.py /app/
-USER app
+USER 10001:10001
 # The build stops here with the reason if something that the workload needs was left behind.
 ENV MLDOCTOR_WORKLOAD=torch
-RUN ["mldoctor", "check", "--image", "--require", "torch.conv,torch.linalg"]
+ARG REQUIRE=torch.conv,torch.linalg
+RUN mldoctor check --image --require "${REQUIRE}"
 HEALTHCHECK --interval=10s --timeout=2s --start-period=30s --retries=3 CMD ["mldoctor", "health"]
 ENTRYPOINT ["mldoctor", "exec", "--"]
 CMD ["python3", "/app/smoke.py"]

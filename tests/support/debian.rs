@@ -3,9 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The root of a release. Made only if everything is to be tested; tells why there is none.
+/// The root of a release with nothing but the C++ library.
 pub fn root(release: &str) -> Result<PathBuf, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/acceptance").join(format!("root-{release}"));
+    root_with(release, "", &["libstdc++6"])
+}
+
+/// The root of a release with these packages, under a name of its own. Made only if everything is to be tested; tells why there is none.
+pub fn root_with(release: &str, name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+    let dash = if name.is_empty() { "" } else { "-" };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/acceptance").join(format!("root-{release}{dash}{name}"));
     let complete = root.join("complete");
     if !rustix::process::geteuid().is_root() {
         return Err("another root file system needs root".into());
@@ -19,7 +25,7 @@ pub fn root(release: &str) -> Result<PathBuf, String> {
     let _ = std::fs::remove_dir_all(&root);
     std::fs::create_dir_all(root.parent().unwrap()).unwrap();
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", "--include=libstdc++6", release]).arg(&root);
+    command.args(["--variant=minbase", &format!("--include={}", packages.join(",")), release]).arg(&root);
     match command.output() {
         Ok(output) if output.status.success() => {
             std::fs::write(complete, "").unwrap();
