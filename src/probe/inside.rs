@@ -3,12 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::{
     LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
@@ -24,6 +24,7 @@ const NAMESPACES: &[(&str, LinkNameSpaceType)] = &[
     ("user", LinkNameSpaceType::User),
     ("ipc", LinkNameSpaceType::InterProcessCommunication),
     ("net", LinkNameSpaceType::Network),
+    ("pid", LinkNameSpaceType::ProcessID),
     ("mnt", LinkNameSpaceType::Mount),
 ];
 /// What it takes, for whoever is refused.
@@ -49,7 +50,7 @@ impl Inside {
     }
 }
 
-/// The child: goes there and becomes `command`.
+/// The child: goes there, runs `command`, and ends as that does.
 ///
 /// # Errors
 /// What this process may not do, and the Linux capability that it would take.
@@ -77,8 +78,15 @@ pub fn enter(inside: &Inside, cwd: &Path, command: &[OsString]) -> anyhow::Resul
             .with_context(|| format!("cannot become user {}", inside.user.uid))?;
     }
     let (program, rest) = command.split_first().context("nothing to start")?;
-    let error = Command::new(program).args(rest).current_dir(cwd).exec();
-    Err(error).with_context(|| format!("cannot start {} there", program.to_string_lossy()))
+    // Only a child is in the namespace of process ids, without which its /proc knows nothing of it.
+    let mut child = Command::new(program);
+    let status = child.args(rest).current_dir(cwd).status();
+    let status = status.with_context(|| format!("cannot start {} there", program.to_string_lossy()))?;
+    if let Some(signal) = status.signal().and_then(Signal::from_named_raw) {
+        // The end of the child is the end of this process, for whoever waits for it.
+        rustix::process::kill_process(rustix::process::getpid(), signal)?;
+    }
+    Ok(Exit::Of(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }
 
 /// Which devices may be opened is decided by control group: by the one of the unified hierarchy, or by that of the

@@ -2,16 +2,27 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use wait4::Wait4;
 
 /// A command that is timed.
 struct Contender {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<PathBuf>,
-    times: Vec<Duration>,
+    costs: Vec<Cost>,
+}
+
+/// What a run takes.
+struct Cost {
+    /// Seconds.
+    wall: f64,
+    /// Seconds of all processors.
+    cpu: f64,
+    /// Most bytes resident at once.
+    memory: f64,
 }
 
 /// Times everything in turns, `rounds` times, with the torch that `python` imports.
@@ -19,8 +30,10 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_owned();
     let python = python.unwrap_or_else(|| root.join("target/acceptance/torch-2.6.0/bin/python"));
     ensure!(python.exists(), "{} is not there; name the interpreter of a PyTorch with --python", python.display());
-    let status = Command::new("cargo").current_dir(&root).args(["build", "--release", "--locked"]).status()?;
-    ensure!(status.success(), "mldoctor does not build");
+    let mldoctor = root.join(format!("dist/mldoctor-{}", std::env::consts::ARCH));
+    ensure!(mldoctor.exists(), "{} is not there; cargo xtask dist builds what is shipped", mldoctor.display());
+    let scratch = root.join("target/bench");
+    std::fs::create_dir_all(&scratch)?;
     let torch = torch_dir(&python)?;
     let extension = std::fs::read_dir(&torch)?
         .flatten()
@@ -28,15 +41,15 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
         .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("_C.")))
         .context("torch has no _C")?;
     let site = torch.parent().context("torch lies in a directory")?.to_owned();
-    let mldoctor = root.join("target/release/mldoctor");
-
     let mut contenders = Vec::new();
     let mut add = |name, program, arguments| {
-        contenders.push(Contender { name, program, arguments, times: Vec::new() });
+        contenders.push(Contender { name, program, arguments, costs: Vec::new() });
     };
     let words = |words: &[&str]| words.iter().map(PathBuf::from).collect::<Vec<_>>();
+    let health = [words(&["health", "--image", "--python"]), vec![python.clone()], words(&["torch"])].concat();
     let check = [words(&["check", "--image", "--quiet", "--python"]), vec![python.clone()], words(&["torch"])].concat();
     add("mldoctor check --image torch", mldoctor.clone(), check);
+    add("mldoctor health --image torch", mldoctor.clone(), health);
     add(
         "mldoctor check --image _C",
         mldoctor,
@@ -46,6 +59,9 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     add("ldd -r torch/_C.*.so", "ldd".into(), vec!["-r".into(), extension.clone()]);
     add("libtree -vvv torch/_C.*.so", "libtree".into(), vec!["-vvv".into(), extension]);
     add("find site-packages -name '*.so*'", "find".into(), [vec![site], words(&["-name", "*.so*"])].concat());
+
+    add("nvidia-smi", "nvidia-smi".into(), Vec::new());
+    add("an empty static program", empty_program(&scratch)?, Vec::new());
 
     // The first round fills the caches and shows what is not installed.
     contenders.retain(|c| {
@@ -57,32 +73,46 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     });
     for _ in 0..rounds {
         for contender in &mut contenders {
-            contender.times.extend(contender.once());
+            contender.costs.extend(contender.once());
         }
     }
-    let median = |c: &Contender| {
-        let mut times = c.times.clone();
-        times.sort();
-        times[times.len() / 2]
-    };
-    let own = median(&contenders[0]).as_secs_f64();
-    println!("{:<36} {:>10} {:>9}", "median of each, in turns", "ms", "times");
+    println!("{:<34} {:>9} {:>9} {:>9} {:>9}", "median of each, in turns", "ms", "times", "CPU ms", "MiB");
+    let own = contenders[0].median(|c| c.wall);
     for contender in &contenders {
-        let time = median(contender).as_secs_f64();
-        println!("{:<36} {:>10.1} {:>9.2}", contender.name, time * 1e3, time / own);
+        let wall = contender.median(|c| c.wall);
+        let cpu = contender.median(|c| c.cpu) * 1e3;
+        let memory = contender.median(|c| c.memory) / f64::from(1 << 20);
+        println!("{:<34} {:>9.1} {:>9.2} {cpu:>9.1} {memory:>9.1}", contender.name, wall * 1e3, wall / own);
     }
     Ok(())
 }
 
 impl Contender {
-    /// How long one run takes; `None` where the program is not installed.
-    fn once(&self) -> Option<Duration> {
+    /// What one run costs; `None` where the program is not installed.
+    fn once(&self) -> Option<Cost> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let start = Instant::now();
-        command.status().ok()?;
-        Some(start.elapsed())
+        let used = command.spawn().ok()?.wait4().ok()?.rusage;
+        let wall = start.elapsed().as_secs_f64();
+        // Pages of mapped files count as memory, although others share them.
+        Some(Cost { wall, cpu: (used.utime + used.stime).as_secs_f64(), memory: used.maxrss as f64 })
     }
+
+    fn median(&self, of: impl Fn(&Cost) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.costs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
+}
+
+/// Starting and ending a process, and no more.
+fn empty_program(dir: &Path) -> anyhow::Result<PathBuf> {
+    let (source, program) = (dir.join("empty.c"), dir.join("empty"));
+    std::fs::write(&source, "int main(void) { return 0; }\n")?;
+    let status = Command::new("cc").args(["-static", "-O2", "-o"]).arg(&program).arg(&source).status();
+    ensure!(status.is_ok_and(|s| s.success()), "cc cannot make a static program");
+    Ok(program)
 }
 
 fn torch_dir(python: &Path) -> anyhow::Result<PathBuf> {

