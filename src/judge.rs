@@ -77,6 +77,7 @@ pub fn judge(facts: &Facts) -> Report {
                 }
                 for mut finding in surveyed.findings {
                     if let Some(broken) = finding.breaks.take() {
+                        finding.severity = weigh(finding.severity, Weight::Required, is_required(facts, &broken));
                         break_capability(&mut capabilities, &broken, &finding);
                     }
                     add(&mut findings, finding);

@@ -8,6 +8,7 @@
 
 pub mod pages;
 
+mod build_tools;
 mod compile_tools;
 mod device_access;
 mod driver_calls;
@@ -16,6 +17,7 @@ mod driver_missing;
 mod driver_versions;
 mod duplicates;
 mod expectations;
+mod folders;
 mod gpu_state;
 mod image_environment;
 mod ld_library_path;
@@ -23,10 +25,12 @@ mod missing_library;
 mod mixed_libraries;
 mod package;
 mod place;
+mod platforms;
 mod privileges;
 mod processes;
 mod python;
 mod rejected_file;
+mod resources;
 mod visible_devices;
 
 use crate::facts::{Absence, Facts, Step, StepOutcome, Subject};
@@ -140,6 +144,7 @@ pub struct Check {
 /// Every check. Explanations are asked in this order, so the special ones stand before the general ones.
 pub static CHECKS: &[&Check] = &[
     &processes::CALLS,
+    &platforms::JETSON,
     &driver_missing::CHECK,
     &driver_calls::CHECK,
     &rejected_file::CHECK,
@@ -168,6 +173,13 @@ pub static CHECKS: &[&Check] = &[
     &python::RECORD,
     &python::CPU_TORCH,
     &rejected_file::BROKEN_LINKS,
+    &folders::FOLDERS,
+    &folders::USER,
+    &folders::LIBRARIES,
+    &resources::CHECK,
+    &platforms::PLATFORM,
+    &build_tools::COMPILERS,
+    &build_tools::SEVERAL,
 ];
 
 /// Starts a finding with what its page says.

@@ -73,6 +73,12 @@ impl Node {
     }
 }
 
+/// What of a path lies below a directory; none where it does not.
+pub fn on_path_of<'p>(dir: &str, path: &'p str) -> Option<&'p str> {
+    let dir = dir.trim_end_matches('/');
+    path.strip_prefix(dir).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// The number in the name of a driver library: `535.104.05` of `libcuda.so.535.104.05`.
 pub fn release_in_name(path: &str) -> Option<&str> {
     let (_, release) = path.rsplit_once(".so.")?;

@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod node;
+pub mod surroundings;
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use driver::Driver;
 pub use node::Node;
+pub use surroundings::Surroundings;
 
 use crate::loader::Failure;
 use crate::probe::Call;
@@ -115,6 +117,9 @@ pub struct Image {
     pub uid: Option<u32>,
     /// What lies in the directories of libraries.
     pub libraries: Libraries,
+    /// Where the workload writes and builds.
+    #[serde(default)]
+    pub surroundings: Surroundings,
 }
 
 /// What lies in the directories that a loader or a framework searches.
@@ -231,6 +236,13 @@ pub struct Python {
     pub suffixes: Vec<String>,
     /// Installed distributions that matter to what was tried.
     pub distributions: Vec<Distribution>,
+}
+
+impl Python {
+    /// Whether a distribution is installed.
+    pub fn has(&self, name: &str) -> bool {
+        self.distributions.iter().any(|d| d.name == name)
+    }
 }
 
 /// An installed distribution.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Observed;
+use super::surroundings::Space;
 
 /// The container and the node, without a call to the driver.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,88 @@ pub struct Node {
     pub process: ProcessFacts,
     /// The first process of the container, where it is the workload.
     pub pid1: Observed<Pid1>,
+    /// The machine.
+    pub host: Option<Host>,
+    /// `setrlimit(2)` of this process.
+    pub limits: Limits,
+    /// Its control group.
+    pub cgroup: Cgroup,
+    /// `/dev/shm`
+    pub shm: Observed<Space>,
+}
+
+/// The machine that the container shares with others. Sizes are in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Host {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// All memory.
+    pub memory: u64,
+    /// What could be had without swapping.
+    pub available: u64,
+    /// All swap.
+    pub swap: u64,
+}
+
+/// Limits of a process; none where they are not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// `RLIMIT_NOFILE`
+    pub open_files: Option<Limit>,
+    /// `RLIMIT_MEMLOCK`, in bytes.
+    pub locked_memory: Option<Limit>,
+    /// `RLIMIT_AS`, in bytes.
+    pub address_space: Option<Limit>,
+}
+
+/// A limit; none where there is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limit {
+    /// The one that counts.
+    pub soft: Option<u64>,
+    /// How far the process may raise it.
+    pub hard: Option<u64>,
+}
+
+/// What the control group of a process has and may have; none where it is not to be seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cgroup {
+    /// Memory.
+    pub memory: Option<CgroupMemory>,
+    /// Processes and threads.
+    pub pids: Option<CgroupPids>,
+}
+
+/// Memory of a control group, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CgroupMemory {
+    /// The lowest limit of this group and those above it; none where there is none.
+    pub limit: Option<u64>,
+    /// In use, page cache included.
+    pub current: u64,
+    /// Processes that were killed for want of memory.
+    pub oom_kills: Option<u64>,
+    /// Of it in shared memory, such as files in `/dev/shm`.
+    pub shared: Option<u64>,
+    /// Directory of the group.
+    pub path: String,
+}
+
+/// Processes and threads of a control group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CgroupPids {
+    /// The lowest limit of this group and those above it; none where there is none.
+    pub limit: Option<u64>,
+    /// Those that there are.
+    pub current: u64,
+    /// Directory of the group.
+    pub path: String,
 }
 
 /// A kind of place.
@@ -92,6 +175,8 @@ pub struct ProcessFacts {
     pub capabilities: u64,
     /// `Seccomp`: 0 none, 1 strict, 2 filter.
     pub seccomp: u32,
+    /// Processors that it may run on.
+    pub cpus: u32,
 }
 
 /// The first process of the container.

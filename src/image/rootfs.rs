@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfs};
 use rustix::io::Errno;
 
 use serde::{Deserialize, Serialize};
@@ -440,6 +440,26 @@ impl Rootfs {
     /// As `lstat(2)`.
     pub fn stamp(&self, resolved: &Path) -> Result<Stamp, FileError> {
         Ok(Stamp::from(rustix::fs::statat(&self.inner.root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    /// Whether this process may make something in a directory, by the kernel's own word: `faccessat(2)`, which sees access
+    /// control lists, capabilities, user namespaces and read-only mounts. Nothing is written.
+    ///
+    /// # Errors
+    /// `EROFS`, `EACCES`, or why the path leads nowhere.
+    pub fn may_create_in(&self, dir: &Path) -> Result<(), FileError> {
+        let (resolved, _) = self.resolve(dir)?;
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::accessat(&self.inner.root, relative(&resolved), wanted, AtFlags::empty())?)
+    }
+
+    /// The file system that holds a path, as it is mounted: `fstatvfs(3)`.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn file_system(&self, path: &Path) -> Result<StatVfs, FileError> {
+        let (resolved, _) = self.resolve(path)?;
+        Ok(rustix::fs::fstatvfs(self.open_at(&resolved, OFlags::PATH)?)?)
     }
 
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {

@@ -45,4 +45,50 @@ impl Credentials {
         }
         if self.may(&rootfs.stat(&real)?, 4) { Ok(()) } else { Err(FileError::Denied) }
     }
+
+    /// Whether something can be made in a directory: by its mode, and the search permission of those above it. For an
+    /// image whose user is not the one who examines it; a running container asks [`Rootfs::may_create_in`].
+    ///
+    /// # Errors
+    /// [`FileError::Denied`], or why the path leads nowhere.
+    pub fn may_create_in(&self, rootfs: &Rootfs, dir: &Path) -> Result<(), FileError> {
+        let real = rootfs.canonicalize(dir)?;
+        for above in real.ancestors().skip(1) {
+            if !self.may(&rootfs.stat(above)?, 1) {
+                return Err(FileError::Denied);
+            }
+        }
+        // Root's CAP_DAC_OVERRIDE covers the execute bit of directories too.
+        let stat = rootfs.stat(&real)?;
+        if self.may(&stat, 2) && self.may(&stat, 1) { Ok(()) } else { Err(FileError::Denied) }
+    }
+}
+
+/// A row of `/etc/passwd` (passwd(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PasswdRow {
+    /// The name of the user.
+    pub name: String,
+    /// The home directory.
+    pub home: String,
+}
+
+/// Largest `/etc/passwd` read, in bytes.
+const MAX_PASSWD: u64 = 4 * 1024 * 1024;
+
+/// The row of a user, as `getpwuid(3)` finds it in the file.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn passwd_row(rootfs: &Rootfs, uid: u32) -> Result<Option<PasswdRow>, FileError> {
+    let text = match rootfs.read_text(Path::new("/etc/passwd"), MAX_PASSWD) {
+        Ok(text) => text,
+        Err(FileError::NotFound) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, id, _, _, home, ..] = fields.as_slice() else { return None };
+        (id.parse() == Ok(uid)).then(|| PasswdRow { name: (*name).to_owned(), home: (*home).to_owned() })
+    }))
 }

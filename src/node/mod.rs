@@ -2,6 +2,8 @@
 //! can put another one in the place of.
 
 mod devices;
+mod host;
+mod limits;
 mod other;
 mod proc_driver;
 mod process;
@@ -58,6 +60,10 @@ pub fn observe(rootfs: &Rootfs, processes: &Processes<'_>) -> Node {
         mounts: mounts(processes),
         process: process::own(processes),
         pid1: process::first(processes),
+        host: host::observe(rootfs),
+        limits: limits::limits(processes),
+        cgroup: limits::cgroup(rootfs, processes),
+        shm: limits::shared_memory(rootfs),
     }
 }
 

@@ -20,7 +20,17 @@ pub fn own(processes: &Processes<'_>) -> ProcessFacts {
         gids,
         capabilities: u64::from_str_radix(line("CapEff"), 16).unwrap_or(0),
         seccomp: line("Seccomp").parse().unwrap_or(0),
+        cpus: count(line("Cpus_allowed_list")),
     }
+}
+
+/// How many numbers are in a list such as `0-3,8`.
+fn count(list: &str) -> u32 {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(last.parse::<u32>().ok()?.checked_sub(first.parse().ok()?)?.saturating_add(1))
+    };
+    list.split(',').filter_map(range).fold(0, u32::saturating_add)
 }
 
 /// The first process, unless it is this program. Its maps and environment are readable for the same user only.

@@ -4,6 +4,7 @@ mod features;
 mod import;
 pub mod live;
 mod scan;
+mod surroundings;
 mod tools;
 mod workload;
 
@@ -322,6 +323,7 @@ impl Examination {
                 env: shown_environment(&self.request.env),
                 uid: self.request.user.as_ref().map(|u| u.uid),
                 libraries,
+                surroundings: surroundings::observe(self, &tried.subjects),
             },
             python,
             probe: live.probe,
@@ -701,6 +703,11 @@ const SHOWN: &[&str] = &[
     "COMPUTE_PROFILE",
     "XDG_CACHE_HOME",
     "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "LOGNAME",
+    "FLASHINFER_WORKSPACE_BASE",
+    "VLLM_CACHE_ROOT",
 ];
 /// Beginnings of such variables.
 const SHOWN_PREFIXES: &[&str] = &[

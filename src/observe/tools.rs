@@ -107,7 +107,7 @@ pub fn find(examination: &Examination, python: &Interpreter, tool: &str) -> Opti
 }
 
 /// `shutil.which`
-fn on_path(examination: &Examination, name: &str) -> Option<PathBuf> {
+pub fn on_path(examination: &Examination, name: &str) -> Option<PathBuf> {
     let usable = |p: &Path| examination.rootfs.stat(p).is_ok_and(|s| s.is_file() && s.is_executable());
     if name.contains('/') {
         let path = PathBuf::from(name);

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod containers;
 mod releases;
 #[path = "../support/mod.rs"]
 mod support;
@@ -324,5 +325,6 @@ fn main() {
         }
     }
     list.extend(releases::trials());
+    list.extend(containers::trials());
     libtest_mimic::run(&arguments, list).exit();
 }

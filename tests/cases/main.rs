@@ -17,6 +17,8 @@
 //! remove = ["/opt/…"]
 //! ```
 //!
+//! `[case.mounts] "/tmp" = "noexec"` puts what lies there on such a mount: `ro`, `noexec` or `full`.
+//!
 //! A case with `[case.node]`, `[case.driver]` or `[case.library]` is one of a running container: see live.rs.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -33,7 +35,8 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mldoctor::checks::pages;
-use mldoctor::facts::Scope;
+use mldoctor::facts::surroundings::{Access as WriteAccess, Space};
+use mldoctor::facts::{Facts, Scope};
 use mldoctor::finding::{Finding, Report, Severity, Status};
 use mldoctor::image::Credentials;
 use mldoctor::judge::judge;
@@ -72,6 +75,9 @@ struct Case {
     tree: Tree,
     expect_gpus: Option<u32>,
     min_free_memory: Option<u64>,
+    /// Mount points, with `ro`, `noexec` or `full`: what the kernel says of them in a running container.
+    #[serde(default)]
+    mounts: BTreeMap<String, String>,
     /// Compute too.
     #[serde(default)]
     deep: bool,
@@ -103,11 +109,33 @@ fn report(base: &Tree, case: &Case) -> Report {
     if case.node.is_some() || case.driver.is_some() || case.library.is_some() {
         live::add(&mut facts, case);
     }
+    mount(&mut facts, &case.mounts);
     // What is written to a file must be judged as what was seen.
     let told = serde_json::to_string(&facts).unwrap();
     let read = serde_json::from_str(&told).unwrap();
     assert_eq!(facts, read);
     judge(&facts)
+}
+
+/// Gives the folders and libraries below a mount point what its options bring about.
+fn mount(facts: &mut Facts, mounts: &BTreeMap<String, String>) {
+    let mapped = facts.subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.clone()).collect::<Vec<_>>();
+    let here = &mut facts.image.surroundings;
+    for (point, option) in mounts {
+        for folder in here.folders.iter_mut().filter(|f| Path::new(&f.at).starts_with(point)) {
+            match option.as_str() {
+                "ro" => folder.access = WriteAccess::ReadOnly,
+                "noexec" => folder.noexec = true,
+                "full" => folder.space = Some(Space { total: 1 << 20, free: 4096 }),
+                other => panic!("{point}: {other}"),
+            }
+        }
+        if option == "noexec" {
+            let below = mapped.iter().map(Path::new).filter(|path| path.starts_with(point));
+            let dirs: BTreeSet<&Path> = below.filter_map(Path::parent).collect();
+            here.noexec.extend(dirs.iter().map(|dir| dir.to_str().unwrap().to_owned()));
+        }
+    }
 }
 
 fn severity(finding: &Finding) -> &'static str {
