@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::package::Packages;
 use super::{Check, Failed, Rule, file_name, finding, package};
 use crate::facts::{Facts, How, Weight};
 use crate::finding::{Finding, Fix};
@@ -13,11 +14,14 @@ use crate::python::site::normal;
 pub static CHECK: Check = Check {
     ids: &[
         "drv-build-link",
+        "lib-bnb-cpu",
         "lib-cudnn-sub",
         "lib-cupti",
         "lib-cusparselt",
+        "lib-ibv-provider",
         "lib-missing",
         "lib-musl",
+        "lib-numba-nvvm",
         "lib-nvrtc-builtins",
         "lib-nvrtc-dlopen-py",
         "lib-nvrtc-name",
@@ -30,6 +34,7 @@ pub static CHECK: Check = Check {
         "lib-sys-numa",
         "lib-te-cudnn",
         "lib-te-major",
+        "lib-tf-dlopen",
         "lib-torch-deps",
     ],
     rule: Rule::Explain(explain),
@@ -103,8 +108,31 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
             ..say("lib-rpath-target", format!("{object} looks for CUDA beside its own package, where {dir} is not"))
         };
     }
+    if object.starts_with("libibverbs.so") {
+        return say(
+            "lib-ibv-provider",
+            format!("libibverbs is told to load {name}, and this release of it is not there"),
+        );
+    }
+    match failed.subject.capability.as_str() {
+        "bitsandbytes.cuda" => {
+            return say(
+                "lib-bnb-cpu",
+                format!("bitsandbytes wants {name} for the CUDA of torch, and stays without a GPU"),
+            );
+        }
+        "tensorflow.gpu" => {
+            return say("lib-tf-dlopen", format!("TensorFlow opens {name} by name, and uses no GPU without it"));
+        }
+        "numba.cuda" if stem == "libnvvm" => {
+            return say("lib-numba-nvvm", format!("Numba compiles kernels with {name}, and it is not found"));
+        }
+        _ => {}
+    }
     if stem == "libcupti" {
-        return say("lib-cupti", format!("{object} is linked to CUPTI, and {name} is not in the image"));
+        let is_opened = failed.step.how == How::Dlopen && *name == failed.step.file;
+        let uses = if is_opened { "opens CUPTI by name" } else { "is linked to CUPTI" };
+        return say("lib-cupti", format!("{object} {uses}, and {name} is not in the image"));
     }
     if stem == "libnvrtc-builtins" {
         return say("lib-nvrtc-builtins", format!("NVRTC compiles nothing without {name}"));
@@ -123,10 +151,11 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
                 format!("{object} opens NVRTC as libnvrtc.so, and only a versioned name exists"),
             );
         }
-        if failed.step.how == How::Ctypes {
+        let is_elsewhere = facts.image.libraries.cuda_copies.iter().any(|c| c.soname == name);
+        if failed.step.how == How::Ctypes || (is_elsewhere && name == failed.step.file) {
             return say(
                 "lib-nvrtc-dlopen-py",
-                format!("Python opens {name} by name, where no wheel directory is searched"),
+                format!("{object} opens {name} by name, and nothing on its path has it"),
             );
         }
     }
@@ -245,6 +274,27 @@ fn cure(id: &str, name: &str, by: &str, facts: &Facts, elsewhere: Option<&str>) 
                 "packages find each other by relative paths: copy all of them, to the same place",
                 format!("COPY --from=builder {site} {site}"),
             );
+        }
+        "lib-bnb-cpu" if name.contains("libbitsandbytes") => {
+            return Fix::dockerfile(
+                "install a release that has a library for this CUDA, or name another with BNB_CUDA_VERSION",
+                "RUN pip install --no-cache-dir --upgrade bitsandbytes",
+            );
+        }
+        "lib-ibv-provider" => {
+            let packages =
+                Packages { apt: "libibverbs1 ibverbs-providers", apk: "libibverbs", dnf: "libibverbs rdma-core" };
+            return Fix::dockerfile(
+                "libibverbs and its providers are one release: install both, or take the files in /etc/libibverbs.d away",
+                package::install(facts, packages),
+            );
+        }
+        "lib-numba-nvvm" if elsewhere.is_none() => {
+            let wheel = match package::cuda(facts) {
+                Some((major, _)) if major > 12 => "nvidia-nvvm",
+                _ => "nvidia-cuda-nvcc-cu12",
+            };
+            return Fix::dockerfile(format!("{wheel} brings it"), package::pip(wheel));
         }
         "lib-musl" => {
             return Fix::dockerfile("use a base image with glibc", "FROM debian:bookworm-slim");

@@ -103,7 +103,7 @@ fn providers_here(facts: &Facts, name: &str) -> Option<Providers> {
 }
 
 /// CUDA release of the wheels: `nvidia-cuda-runtime-cu12 12.4.127` → 12.4.
-fn cuda(facts: &Facts) -> Option<(u32, Option<u32>)> {
+pub fn cuda(facts: &Facts) -> Option<(u32, Option<u32>)> {
     let runtime = python(facts)?.distributions.iter().find(|d| d.name.starts_with("nvidia-cuda-runtime"))?;
     let mut parts = runtime.version.split('.').map(|p| p.parse().ok());
     Some((parts.next()??, parts.next().flatten()))

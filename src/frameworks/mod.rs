@@ -1,15 +1,20 @@
 //! What is known about frameworks beyond what their files say: libraries that are opened by name at first use.
 //!
-//! One TOML file per framework, and code only where a framework does something of its own (`torch.rs`). To add one,
-//! write its file, name it in [`ALL`], and give the case that proves it.
+//! One TOML file per framework, and code only where a framework does something of its own (`torch.rs`,
+//! `bitsandbytes.rs`) or several share a way of searching (`pathfinder.rs`, `libibverbs.rs`). To add one, write its file, name it in
+//! [`ALL`], and give the case that proves it.
 
+pub mod bitsandbytes;
+pub mod libibverbs;
+pub mod pathfinder;
 pub mod torch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::image::Rootfs;
 use crate::structured;
 
 /// One framework.
@@ -18,8 +23,12 @@ use crate::structured;
 pub struct Framework {
     /// Module that is imported.
     pub module: String,
-    /// Distributions that bring it.
+    /// Distributions that bring it; an image that has one of them is meant to use the framework.
     pub distributions: Vec<String>,
+    /// Extension module without which no part can be judged; the whole import where it is not given.
+    pub core: Option<String>,
+    /// Where it says which CUDA release it was built for.
+    pub cuda: Option<Release>,
     /// See `torch.rs`.
     #[serde(default)]
     pub preload: Vec<torch::Preload>,
@@ -28,44 +37,144 @@ pub struct Framework {
     pub feature: Vec<Feature>,
 }
 
-/// A part of a framework that works or fails when it is first used.
+/// A quoted release in a text file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The file, relative to an entry of `sys.path`.
+    pub file: String,
+    /// What stands before it on its line.
+    pub after: String,
+}
+
+/// A part of a framework that works or fails when it is first used. Of several with one id, the first that describes
+/// what is installed counts. One that is called `import:` and the module tells what the module opens by itself while it
+/// is imported.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
     /// Capability id.
     pub id: String,
+    /// Distribution whose release counts; the first of the framework's own that is installed where it is not given.
+    pub of: Option<String>,
+    /// First release that it describes.
+    pub since: Option<String>,
+    /// CUDA major release that it describes.
+    pub cuda: Option<String>,
+    /// A file that only builds with this part have: it is there, or was installed and got lost.
+    pub part: Option<String>,
     /// Libraries (without version) that the import loads already; the part has no GPU code without them.
     #[serde(default)]
     pub linked: Vec<String>,
-    /// Libraries opened by name.
+    /// What a user sees if something of it does not load, unless [`Open::sees`] tells.
+    #[serde(default)]
+    pub sees: Vec<String>,
+    /// What is opened, in this order.
     #[serde(default)]
     pub opens: Vec<Open>,
-    /// Extension modules loaded by path.
+    /// Files and programs looked for in places that data can name.
     #[serde(default)]
-    pub imports: Vec<String>,
+    pub files: Vec<File>,
     /// Programs and files, by the names that `observe::tools` knows.
     #[serde(default)]
     pub tools: Vec<String>,
 }
 
-/// A library opened by name.
+/// A library opened by name or path, or a module imported.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
-    /// Library, without version, whose code opens it.
+    /// Library, without version, whose code opens it; `_ctypes` for Python code, `python` for an import.
     pub by: String,
-    /// Names tried in order; `{N}` is the version in the name of `by`.
+    /// Names tried in order; those with a slash are patterns of `observe::places`. `{N}` is the version in the name of
+    /// `by`, `{N.N}` and `{N.N.N}` the numbers of its release, `{cuda}` the version in the SONAME of NVRTC, `{named}` the
+    /// one that follows the name in the bytes of `by`, `{bitsandbytes}` see there. `pathfinder:` and a name stands for
+    /// what `pathfinder.rs` gives, `libibverbs:` alone for all that `libibverbs.rs` gives.
     pub names: Vec<String>,
     /// Only if `by` contains the stem of the name.
     #[serde(default)]
     pub named: bool,
+    /// Text in the bytes of `by` that `{named}` follows, if not the name itself.
+    pub after: Option<String>,
+    /// With `RTLD_GLOBAL`.
+    #[serde(default)]
+    pub global: bool,
+    /// With `RTLD_LAZY`, and not `RTLD_NOW`.
+    #[serde(default)]
+    pub lazy: bool,
+    /// Every file that the first pattern with any stands for, and not only one.
+    #[serde(default)]
+    pub all: bool,
+    /// Not if one of these was opened before, from elsewhere than a wheel.
+    #[serde(default)]
+    pub unless: Vec<String>,
     /// The part works without it.
     #[serde(default)]
     pub optional: bool,
+    /// Function that a user calls of it first.
+    pub symbol: Option<String>,
+    /// What a user sees if it does not load; `{message}` is the loader's, `{path}` what was opened, `{file}` its file name,
+    /// `{names}` all names as `{a, b}`, `{symbol}` the function. Of several the first counts that can be filled in and whose words before these
+    /// stand in the bytes of `by`; one alone counts always.
+    #[serde(default)]
+    pub sees: Vec<String>,
+    /// What a user sees instead if there is nothing under any of the names.
+    pub absent: Option<String>,
 }
 
-/// Every framework.
-const ALL: &[&str] = &[include_str!("torch.toml")];
+impl Feature {
+    /// What a user sees if `open` fails with the loader's `message` for `path`. `names` are all that were tried, if all
+    /// are known; `is_said` tells whether the library that opens it has these words.
+    pub fn sees(
+        &self,
+        open: &Open,
+        message: &str,
+        path: &str,
+        names: Option<&[String]>,
+        is_said: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let all = if open.sees.is_empty() { &self.sees } else { &open.sees };
+        let names = names.map(|names| format!("{{{}}}", names.join(", ")));
+        let fill = |text: &String| {
+            let file = path.rsplit('/').next().unwrap_or(path);
+            let text = text.replace("{message}", message).replace("{path}", path).replace("{file}", file);
+            let text = text.replace("{names}", names.as_deref().unwrap_or("{names}"));
+            let text = text.replace("{symbol}", open.symbol.as_deref().unwrap_or("{symbol}"));
+            (!text.contains("{names}") && !text.contains("{symbol}")).then_some(text)
+        };
+        let is_said = |text: &&String| all.len() == 1 || is_said(text.split('{').next().unwrap_or(text));
+        all.iter().filter(is_said).find_map(fill)
+    }
+}
+
+/// A file or program that is looked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Kind of its absence, by which a finding is chosen.
+    pub kind: String,
+    /// What it is called.
+    pub name: String,
+    /// Patterns of `observe::places`, in order.
+    pub places: Vec<String>,
+    /// Whether it must be executable.
+    #[serde(default)]
+    pub executable: bool,
+    /// What a user sees without it.
+    pub sees: String,
+}
+
+/// Every framework. Where nothing is named, all that are installed are imported by one process in this order.
+const ALL: &[&str] = &[
+    include_str!("torch.toml"),
+    include_str!("transformer_engine.toml"),
+    include_str!("bitsandbytes.toml"),
+    include_str!("onnxruntime.toml"),
+    include_str!("cupy.toml"),
+    include_str!("numba.toml"),
+    include_str!("jax.toml"),
+    include_str!("tensorflow.toml"),
+];
 
 static FRAMEWORKS: LazyLock<Vec<Framework>> =
     LazyLock::new(|| ALL.iter().filter_map(|source| structured::from_toml(source).ok()).collect());
@@ -80,6 +189,25 @@ pub fn of_module(module: &str) -> Option<&'static Framework> {
     all().iter().find(|f| f.module == module)
 }
 
+/// Numbers of a release, so that 2.10 is later than 2.9.
+pub fn release(version: &str) -> Vec<u32> {
+    version
+        .split('+')
+        .next()
+        .unwrap_or(version)
+        .split('.')
+        .map(|p| p.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0))
+        .collect()
+}
+
+/// The quoted text that follows `after` on its line; every line starts with a newline.
+pub fn quoted(text: &str, after: &str) -> Option<String> {
+    let text = format!("\n{text}");
+    let line = text[text.find(after)? + after.len()..].lines().next()?;
+    let start = line.find(['\'', '"'])?;
+    let (quote, rest) = line[start..].split_at(1);
+    Some(rest[..rest.find(quote)?].to_owned())
+}
 /// Shell pattern with `*` and `[0-9]`, as Python's `fnmatch` has them.
 pub fn matches(pattern: &str, name: &str) -> bool {
     if pattern.is_empty() {
@@ -97,7 +225,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// Files of a directory that match a pattern, in the order of the directory.
-pub fn glob(rootfs: &crate::image::Rootfs, dir: &std::path::Path, pattern: &str) -> Vec<PathBuf> {
+pub fn glob(rootfs: &Rootfs, dir: &Path, pattern: &str) -> Vec<PathBuf> {
     let entries = rootfs.read_dir_unsorted(dir).unwrap_or_default();
     entries
         .into_iter()
@@ -115,9 +243,10 @@ mod tests {
         for source in ALL {
             let framework: Framework = structured::from_toml(source).expect("a framework file parses");
             for feature in &framework.feature {
-                assert!(feature.id.starts_with(&format!("{}.", framework.module)), "{}", feature.id);
+                let own = feature.id.starts_with(&format!("{}.", framework.module));
+                assert!(own || feature.id == format!("import:{}", framework.module), "{}", feature.id);
             }
-            let mut releases: Vec<_> = framework.preload.iter().map(|p| torch::release(&p.since)).collect();
+            let mut releases: Vec<_> = framework.preload.iter().map(|p| release(&p.since)).collect();
             let sorted = {
                 let mut s = releases.clone();
                 s.sort();
@@ -127,6 +256,17 @@ mod tests {
             releases.dedup();
             assert_eq!(releases.len(), framework.preload.len());
         }
+    }
+
+    #[test]
+    fn quoted_releases() {
+        let torch =
+            "__all__ = ['__version__', 'cuda']\n__version__ = '2.6.0'\ncuda: Optional[str] = '12.4'\nhip = None\n";
+        assert_eq!(quoted(torch, "\n__version__").as_deref(), Some("2.6.0"));
+        assert_eq!(quoted(torch, "\ncuda").as_deref(), Some("12.4"));
+        assert_eq!(quoted(torch, "\nhip"), None);
+        let wheel = r#"{"cuda": "12.x", "packaging": "pip"}"#;
+        assert_eq!(quoted(wheel, r#""cuda""#).as_deref(), Some("12.x"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Framework, glob};
+use super::{Framework, glob, quoted, release};
 use crate::facts::{How, Step, StepOutcome, Weight};
 use crate::image::Rootfs;
 use crate::loader::{Failure, Mode, ObjectId, Process};
@@ -63,15 +63,8 @@ impl<'t> Torch<'t> {
     pub fn installed(rootfs: &'t Rootfs, sys_path: &'t [PathBuf], extension: &Path) -> Option<Self> {
         let package = extension.parent()?.to_owned();
         let text = rootfs.read_text(&package.join("version.py"), 64 * 1024).ok()?;
-        let value = |name: &str| {
-            text.lines().find_map(|line| {
-                let (left, right) = line.split_once('=')?;
-                let left = left.split(':').next()?.trim();
-                (left == name).then(|| right.trim().trim_matches(['\'', '"']).to_owned())
-            })
-        };
-        let version = value("__version__")?;
-        let cuda = value("cuda").filter(|c| c != "None");
+        let version = quoted(&text, "\n__version__")?;
+        let cuda = quoted(&text, "\ncuda");
         Some(Self { rootfs, sys_path, package, version, cuda })
     }
 
@@ -222,17 +215,6 @@ fn step(path: &Path, outcome: StepOutcome, weight: Weight) -> Step {
         outcome,
         user_sees: None,
     }
-}
-
-/// Numbers of a release, so that 2.10 is later than 2.9.
-pub fn release(version: &str) -> Vec<u32> {
-    version
-        .split('+')
-        .next()
-        .unwrap_or(version)
-        .split('.')
-        .map(|p| p.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0))
-        .collect()
 }
 
 /// `repr` of `sys.path` under `python -c`.

@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Examination;
+use super::features::dlopen;
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
-use crate::image::elf::{Name, Wanted};
+use crate::image::elf::{Elf, Machine, Name, Wanted};
 use crate::loader::{Mode, ObjectId, Process};
+use crate::parallel;
 use crate::python::imports::{Extension, Miss, Site, World};
 use crate::python::{Directory, Finder, Importer, Interpreter, Raised};
 
 /// Times an import is tried again, as if what broke it were mended, to find what else is wrong.
 const MAX_ROUNDS: usize = 24;
+/// Extension modules tried that the import did not reach; a bound, not a judgement.
+const MAX_UNREACHED: usize = 200;
 /// The extension module before which torch preloads its libraries.
 const TORCH_C: &str = "torch._C";
 /// What torch says when `torch._C` is only its folder of type stubs, without the commands that releases name there.
@@ -105,6 +109,67 @@ impl<'e> Run<'e> {
         subject
     }
 
+    /// Tries the extension modules of the package that its import did not load, each in a process of its own: they
+    /// may be loaded later, or never. Those that `is_tried` elsewhere are left out.
+    pub fn unreached(
+        &mut self,
+        subject: &Subject,
+        process: &Process<'_>,
+        is_tried: impl Fn(&str) -> bool,
+    ) -> Vec<Step> {
+        let is_broken = |s: &Step| s.weight == Weight::Required && !matches!(s.outcome, StepOutcome::Ok(_));
+        let Some(module) = subject.capability.strip_prefix("import:") else { return Vec::new() };
+        let package = |entry: &PathBuf| entry.join(module.replace('.', "/"));
+        let mut entries = self.examination.sys_path.entries.iter();
+        let Some(entry) = entries.find(|e| self.examination.rootfs.is_dir(&package(e))) else { return Vec::new() };
+        if subject.unknown.is_some() || subject.steps.iter().any(is_broken) {
+            return Vec::new();
+        }
+        let mut records = Records { examination: self.examination, python: self.python, records: &mut self.records };
+        let listed = records.listed(entry).iter().filter(|(dir, _)| dir.starts_with(package(entry)));
+        let mut files: Vec<PathBuf> = listed.flat_map(|(dir, names)| names.iter().map(|n| dir.join(n))).collect();
+        files.sort();
+        let modules: Vec<(PathBuf, String)> = files
+            .into_iter()
+            .filter(|f| process.loaded(f.as_os_str()).is_none() && !is_tried(&f.to_string_lossy()))
+            .filter_map(|f| self.extension_module(entry, &f).map(|module| (f, module)))
+            .take(MAX_UNREACHED)
+            .collect();
+        parallel::map(&modules, |(path, module)| {
+            let mut process = process.clone();
+            let file = path.to_string_lossy().into_owned();
+            let by = interpreter(&process);
+            Step {
+                what: format!("import {module}"),
+                how: How::Import,
+                because: Vec::new(),
+                weight: Weight::Optional,
+                outcome: dlopen(&mut process, &file, by, Mode::NOW),
+                user_sees: None,
+                file,
+            }
+        })
+    }
+
+    /// The module whose file this is; none for other libraries, and for those of tests.
+    fn extension_module(&self, entry: &Path, file: &Path) -> Option<String> {
+        let relative = file.strip_prefix(entry).ok()?.to_str()?;
+        let suffix = self.python.suffixes.iter().find(|s| relative.ends_with(s.as_str()))?;
+        let module = relative.strip_suffix(suffix.as_str())?.replace('/', ".");
+        if module.contains("test") || !self.examination.rootfs.is_file(file) {
+            return None;
+        }
+        if suffix == ".so" {
+            // Any library may be called like that; what Python asks for tells.
+            let (map, _) = self.examination.rootfs.map(file).ok()?;
+            let elf = Elf::parse(map, Machine::host()).ok()?;
+            let symbol = format!("PyInit_{}", module.rsplit('.').next()?);
+            let is_module = elf.defines(&Name::new(symbol.as_bytes()), Wanted::Version(None), &elf.version_names());
+            return is_module.then_some(module);
+        }
+        Some(module)
+    }
+
     /// A module without a file.
     fn missing(&self, miss: &Miss) -> Step {
         let Miss { module, chain, name_of } = miss;
@@ -176,18 +241,24 @@ fn sites(chain: &[Site]) -> Vec<String> {
     chain.iter().map(|s| format!("{}:{}", s.file.display(), s.line)).collect()
 }
 
-impl Round<'_, '_, '_> {
-    /// The object whose code calls `dlopen` for `ctypes`.
-    fn ctypes(&self) -> ObjectId {
-        let is_ctypes = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("_ctypes."));
-        self.process.objects().find(|(_, o)| is_ctypes(&o.path)).map_or(ObjectId(0), |(id, _)| id)
-    }
+/// The object whose code calls `dlopen` for `ctypes`, once that is imported.
+pub fn ctypes(process: &Process<'_>) -> Option<ObjectId> {
+    let is_ctypes = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("_ctypes."));
+    process.objects().find(|(_, o)| is_ctypes(&o.path)).map(|(id, _)| id)
+}
 
-    /// The object whose code imports extension modules: the interpreter, or its shared library.
-    fn interpreter(&self) -> ObjectId {
-        let is_libpython = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libpython"));
-        self.process.objects().find(|(_, o)| is_libpython(&o.path)).map_or(ObjectId(0), |(id, _)| id)
-    }
+/// The object whose code imports extension modules: the interpreter, or its shared library.
+pub fn interpreter(process: &Process<'_>) -> ObjectId {
+    let is_libpython = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libpython"));
+    process.objects().find(|(_, o)| is_libpython(&o.path)).map_or(ObjectId(0), |(id, _)| id)
+}
+
+/// The file of an extension module, in whichever entry of `sys.path` has it.
+pub fn module_file(examination: &Examination, python: &Interpreter, module: &str) -> Option<PathBuf> {
+    let relative = module.replace('.', "/");
+    examination.sys_path.entries.iter().find_map(|entry| {
+        python.suffixes.iter().map(|s| entry.join(format!("{relative}{s}"))).find(|p| examination.rootfs.is_file(p))
+    })
 }
 
 impl World for Round<'_, '_, '_> {
@@ -207,7 +278,7 @@ impl World for Round<'_, '_, '_> {
                 && let Some(framework) = frameworks::of_module("torch")
                 && !self.assumed.contains("torch preload")
             {
-                let caller = self.ctypes();
+                let caller = ctypes(self.process).unwrap_or(ObjectId(0));
                 match torch.preload(framework, self.process, caller) {
                     Ok(steps) => self.steps.extend(steps),
                     Err(mut steps) => {
@@ -222,7 +293,7 @@ impl World for Round<'_, '_, '_> {
         }
         let mut because = sites(extension.chain);
         because.push(extension.module.to_owned());
-        let caller = self.interpreter();
+        let caller = interpreter(self.process);
         let outcome = self.process.dlopen(extension.path.as_os_str(), caller, mode);
         let loaded = outcome.is_ok();
         self.steps.push(Step {
@@ -243,7 +314,7 @@ impl World for Round<'_, '_, '_> {
     fn is_built_in(&self, module: &str) -> bool {
         let symbol = format!("PyInit_{module}");
         let name = Name::new(symbol.as_bytes());
-        [ObjectId(0), self.interpreter()].iter().any(|id| {
+        [ObjectId(0), interpreter(self.process)].iter().any(|id| {
             let file = &self.process.object(*id).file;
             file.elf.defines(&name, Wanted::Version(None), file.versions())
         })

@@ -3,11 +3,13 @@
 mod features;
 mod import;
 pub mod live;
+mod places;
 mod scan;
 mod surroundings;
 mod tools;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,7 @@ use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
 
+use features::Parts;
 pub use live::{Depth, Live};
 use live::{DriverPaths, Plan, Prober};
 use workload::Programs;
@@ -422,7 +425,10 @@ impl Examination {
                 let (process, mut errors) = Process::start(&loader, &python.executable);
                 let Some(mut process) = process else { return Ok(show(None, &errors)) };
                 let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
-                let subject = import::Run::new(self, python, &finder).import(module, &mut process);
+                let mut subject = import::Run::new(self, python, &finder).import(module, &mut process);
+                if let Some(parts) = Parts::of(self, python, module) {
+                    parts.at_import(&mut subject, &mut process);
+                }
                 for step in subject.steps {
                     if let StepOutcome::Failed(failure) = step.outcome {
                         errors.extend(failure.errors);
@@ -494,13 +500,24 @@ impl Examination {
         });
         let mut bare = without.as_ref().and_then(|l| Process::start(l, &python.executable).0);
         for module in modules {
-            let mut subject = import::Run::new(self, python, finder).import(module, &mut process);
+            let parts = Parts::of(self, python, module);
+            let mut run = import::Run::new(self, python, finder);
+            let mut subject = run.import(module, &mut process);
+            if let Some(parts) = &parts {
+                parts.at_import(&mut subject, &mut process);
+            }
             if let Some(bare) = &mut bare {
-                import::Run::new(self, python, finder).import(module, bare);
+                let mut subject = import::Run::new(self, python, finder).import(module, bare);
+                if let Some(parts) = &parts {
+                    parts.at_import(&mut subject, bare);
+                }
             }
             subject.mapped = self.mapped(&process, bare.as_ref(), 0);
             tried.plans.extend(live::plans(&process, 0, &subject.capability));
-            let features = features::features(self, python, module, &subject, &process, bare.as_ref());
+            let features = parts.map(|p| p.at_first_use(&subject, &process, bare.as_ref())).unwrap_or_default();
+            let opened: BTreeSet<&str> = features.iter().flat_map(|(f, _)| &f.steps).map(|s| s.file.as_str()).collect();
+            let unreached = run.unreached(&subject, &process, |file| opened.contains(file));
+            subject.steps.extend(unreached);
             tried.subjects.push(subject);
             for (subject, plans) in features {
                 tried.subjects.push(subject);

@@ -13,6 +13,8 @@ use crate::loader::Environment;
 pub struct SysPath {
     /// The entries after the first, which is empty and means the working directory.
     pub entries: Vec<PathBuf>,
+    /// `site.getsitepackages()` and the user's own, as far as they exist.
+    pub packages: Vec<PathBuf>,
     /// Lines of `.pth` files that start with `import`: they may change what an import finds.
     pub hooks: Vec<(PathBuf, String)>,
 }
@@ -96,6 +98,7 @@ impl Builder<'_> {
             return;
         }
         self.push(dir);
+        self.path.packages.push(dir.to_owned());
         let Ok(entries) = self.rootfs.read_dir(dir) else { return };
         for entry in entries {
             let name = entry.name.as_bytes();

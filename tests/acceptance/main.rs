@@ -1,5 +1,5 @@
 //! The real thing, side by side: a PyTorch CUDA installation from PyPI, from which one library after the other is
-//! taken away or spoilt. `import torch` is run for real, and the verdict must say what it then says.
+//! taken away or spoilt. `import torch` is run for real, and the verdict must say what it then says; so are its parts (`parts.rs`).
 //!
 //! The installations are made below `target/acceptance` once (several gigabytes each). Without
 //! `MLDOCTOR_TEST_ALL=1` only those that are there already are used. `MLDOCTOR_TEST_TORCH=2.4.1,2.9.1` names other
@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod containers;
+mod parts;
 mod releases;
 #[path = "../support/mod.rs"]
 mod support;
@@ -321,7 +322,9 @@ fn main() {
     let mut list = Vec::new();
     for release in releases.split(',') {
         if let Some(installation) = Installation::open(release.trim(), all) {
-            list.extend(trials(&Arc::new(installation)));
+            let installation = Arc::new(installation);
+            list.extend(trials(&installation));
+            list.extend(parts::trials(&installation));
         }
     }
     list.extend(releases::trials());
