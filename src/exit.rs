@@ -20,6 +20,8 @@ pub enum Exit {
     NotExecutable,
     /// `exec`: there is no such command.
     NoSuchCommand,
+    /// What a command that was run said itself.
+    OfCommand(u8),
 }
 
 impl Exit {
@@ -41,6 +43,7 @@ impl Exit {
             Self::ExecFailed => 125,
             Self::NotExecutable => 126,
             Self::NoSuchCommand => 127,
+            Self::OfCommand(code) => code,
         }
     }
 }

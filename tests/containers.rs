@@ -70,8 +70,11 @@ impl Lab {
         lab.scenario("{}");
         lab.podman.import(&debian::root_with("trixie", "python", &["python3-venv"])?, BASE)?;
         must(Command::new(&lab.doctor).arg("install").arg(dir.join("doctor")))?;
-        fs::write(dir.join("doctor/Dockerfile"), "FROM scratch\nCOPY mldoctor mldoctor-probes /\nENTRYPOINT [\"/mldoctor\"]\n")
-            .map_err(|e| e.to_string())?;
+        fs::write(
+            dir.join("doctor/Dockerfile"),
+            "FROM scratch\nCOPY mldoctor mldoctor-probes /\nENTRYPOINT [\"/mldoctor\"]\n",
+        )
+        .map_err(|e| e.to_string())?;
         lab.build_image(DOCTOR, &dir.join("doctor/Dockerfile"), &dir.join("doctor"), &[])?;
         let context = dir.join("context");
         wheel(&context)?;
@@ -167,7 +170,10 @@ impl Running<'_> {
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        panic!("{what:?} was never printed: {}", text(&self.lab.podman.command().args(["logs", self.name]).output().unwrap()));
+        panic!(
+            "{what:?} was never printed: {}",
+            text(&self.lab.podman.command().args(["logs", self.name]).output().unwrap())
+        );
     }
 }
 
@@ -233,7 +239,10 @@ fn the_entry_point_refuses_what_cannot_run() {
     let output = lab.run(&["--tmpfs", &hidden], APP, &["echo", "started"]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.starts_with("NOT READY") && said.contains("libtorch_python.so") && !said.contains("started"), "{said}");
+    assert!(
+        said.starts_with("NOT READY") && said.contains("libtorch_python.so") && !said.contains("started"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -267,7 +276,8 @@ fn nothing_is_left_behind_by_five_hundred_health_checks() {
     let Some(lab) = lab() else { return };
     // The first process is one that never waits for the children of others.
     let app = lab.start("zombies", &["--entrypoint", "sleep"], &["1000"]);
-    let checks = "for i in $(seq 500); do mldoctor health --deadline 60s >/dev/null || exit 1; done; cat /proc/[0-9]*/stat";
+    let checks =
+        "for i in $(seq 500); do mldoctor health --deadline 60s >/dev/null || exit 1; done; cat /proc/[0-9]*/stat";
     let output = app.exec(&[], &["sh", "-c", checks]);
     assert!(output.status.success(), "{}", text(&output));
     let stat = text(&output);
@@ -318,7 +328,8 @@ fn from_two_files_nothing_is_started_from_memory() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(!trace.contains("memfd_create"), "{trace}");
     let own = dir.path().to_string_lossy().into_owned();
-    let started: Vec<&str> = trace.lines().filter_map(|line| line.split("execve(\"").nth(1)?.split('"').next()).collect();
+    let started: Vec<&str> =
+        trace.lines().filter_map(|line| line.split("execve(\"").nth(1)?.split('"').next()).collect();
     assert!(started.len() >= 3, "{trace}");
     for program in started {
         assert!(program.starts_with(&own) || program.contains("/ld-linux"), "{trace}");

@@ -26,6 +26,7 @@ mod place;
 mod privileges;
 mod processes;
 mod python;
+mod recorded;
 mod rejected_file;
 mod visible_devices;
 
@@ -168,6 +169,8 @@ pub static CHECKS: &[&Check] = &[
     &python::RECORD,
     &python::CPU_TORCH,
     &rejected_file::BROKEN_LINKS,
+    &recorded::MISSING,
+    &recorded::DIFFERS,
 ];
 
 /// Starts a finding with what its page says.

@@ -3,6 +3,7 @@
 mod features;
 mod import;
 pub mod live;
+mod recorded;
 mod scan;
 mod tools;
 mod workload;
@@ -27,12 +28,14 @@ use crate::parallel;
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
+use crate::record::profile::Profile;
 
 pub use live::{Depth, Live};
 use live::{DriverPaths, Plan, Prober};
 use workload::Programs;
 
 /// What to examine.
+#[derive(Clone)]
 pub struct Request {
     /// The root directory.
     pub root: PathBuf,
@@ -56,6 +59,8 @@ pub struct Request {
     pub expect_gpus: Option<u32>,
     /// `--min-free-memory`, in bytes.
     pub min_free_memory: Option<u64>,
+    /// What runs of the workload used elsewhere, and must be here too.
+    pub against: Option<Profile>,
     /// How things are tried for real; nothing is where only files are judged.
     pub live: Option<Live>,
 }
@@ -328,6 +333,7 @@ impl Examination {
             node: live.node,
             driver: live.driver,
             libraries: live.libraries,
+            recorded: self.request.against.as_ref().map(|profile| recorded::compare(&self.rootfs, profile)),
             subjects: tried.subjects,
         }
     }

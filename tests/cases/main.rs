@@ -39,6 +39,7 @@ use mldoctor::image::Credentials;
 use mldoctor::judge::judge;
 use mldoctor::loader::Environment;
 use mldoctor::observe::{Examination, Request};
+use mldoctor::record::profile::Profile;
 use serde::Deserialize;
 
 use support::tree::{Built, Tree, expand};
@@ -75,6 +76,8 @@ struct Case {
     /// Compute too.
     #[serde(default)]
     deep: bool,
+    /// What a run used elsewhere: files as `mldoctor.profile/1` has them.
+    profile: Option<toml::Table>,
     node: Option<toml::Table>,
     driver: Option<live::Driver>,
     library: Option<live::Library>,
@@ -97,6 +100,7 @@ fn report(base: &Tree, case: &Case) -> Report {
         require: case.require.clone(),
         expect_gpus: case.expect_gpus,
         min_free_memory: case.min_free_memory,
+        against: case.profile.as_ref().map(profile),
         live: None,
     };
     let mut facts = Examination::open(request).unwrap().observe();
@@ -108,6 +112,14 @@ fn report(base: &Tree, case: &Case) -> Report {
     let read = serde_json::from_str(&told).unwrap();
     assert_eq!(facts, read);
     judge(&facts)
+}
+
+fn profile(table: &toml::Table) -> Profile {
+    let mut whole = serde_json::to_value(Profile::default()).unwrap();
+    for (key, value) in serde_json::to_value(table).unwrap().as_object().unwrap() {
+        whole[key] = value.clone();
+    }
+    serde_json::from_value(whole).unwrap()
 }
 
 fn severity(finding: &Finding) -> &'static str {

@@ -11,7 +11,8 @@ pub fn root(release: &str) -> Result<PathBuf, String> {
 /// The root of a release with these packages, under a name of its own. Made only if everything is to be tested; tells why there is none.
 pub fn root_with(release: &str, name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     let dash = if name.is_empty() { "" } else { "-" };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/acceptance").join(format!("root-{release}{dash}{name}"));
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/acceptance").join(format!("root-{release}{dash}{name}"));
     let complete = root.join("complete");
     if !rustix::process::geteuid().is_root() {
         return Err("another root file system needs root".into());
