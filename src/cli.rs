@@ -15,6 +15,7 @@ use crate::node::OtherProcess;
 use crate::observe::{Depth, Live, Request};
 use crate::probe::Inside;
 use crate::report::Colour;
+use crate::slim;
 
 /// Says whether this CUDA container image can run its workload, with the proof and the line that fixes it.
 #[derive(Debug, Parser)]
@@ -41,6 +42,10 @@ pub enum Command {
     Libs(Libs),
     /// Write what was observed, to be judged elsewhere with check --facts
     Facts(Facts),
+    /// Run a command and write down every file, program, library and module that it uses
+    Record(Record),
+    /// Put down the part of an image that its workload needs
+    Slim(Slim),
     /// What a finding id means, how it is known, what cures it
     Explain(Explain),
     /// All finding ids
@@ -130,6 +135,9 @@ pub struct Check {
     /// Judge a file written by mldoctor facts instead of examining anything
     #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "python", "env", "user", "image"])]
     pub facts: Option<PathBuf>,
+    /// A profile written by mldoctor record in another image: all that it names must be here, too
+    #[arg(long, value_name = "PROFILE", conflicts_with = "facts")]
+    pub against: Vec<PathBuf>,
     /// Report only these finding ids
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     pub only: Vec<String>,
@@ -233,6 +241,49 @@ pub struct Facts {
     /// What is tried.
     #[command(flatten)]
     pub trial: Trial,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
+/// Arguments of `record`.
+#[derive(Debug, Clone, Args)]
+pub struct Record {
+    /// The profile to write
+    #[arg(short, long, value_name = "FILE", default_value = "mldoctor-profile.json")]
+    pub output: PathBuf,
+    /// Add to the profile that is there already
+    #[arg(long)]
+    pub merge: bool,
+    /// The command; its exit code becomes that of mldoctor. Processes that it leaves behind are waited for
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `slim`.
+#[derive(Debug, Clone, Args)]
+pub struct Slim {
+    /// What must still work.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// How much goes
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: slim::Mode,
+    /// A profile written by mldoctor record; given more than once, what any of them used stays
+    #[arg(long, value_name = "FILE")]
+    pub profile: Vec<PathBuf>,
+    /// Put what stays into this new directory, and check that
+    #[arg(long, value_name = "DIR")]
+    pub copy_to: Option<PathBuf>,
+    /// Write what stays as a tar archive, - for standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "copy_to")]
+    pub tar: Option<PathBuf>,
+    /// Print the lines of a Dockerfile that make an image of the directory of --copy-to
+    #[arg(long, requires = "copy_to")]
+    pub dockerfile: bool,
+    /// Form of the answer; JSON lists every file that stays
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
@@ -362,6 +413,7 @@ impl Subject {
             require: self.require,
             expect_gpus: trial.as_ref().and_then(|t| t.expect_gpus),
             min_free_memory: trial.as_ref().and_then(|t| t.min_free_memory).map(|size| size.as_u64()),
+            against: None,
             live: trial.map(|trial| Live { node, inside, ..Live::from(trial) }),
         })
     }

@@ -51,6 +51,17 @@ pub fn judge(facts: &Facts) -> Report {
         });
     }
 
+    if facts.recorded.is_some() {
+        capabilities.push(Capability {
+            id: "recorded".into(),
+            status: Status::Ok,
+            required: true,
+            blockers: Vec::new(),
+            summary: String::new(),
+            inherited: false,
+        });
+    }
+
     let judged = facts.subjects.iter().any(|s| !s.steps.is_empty());
     let mut checks = Vec::new();
     for check in CHECKS {

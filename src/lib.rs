@@ -20,5 +20,7 @@ pub mod observe;
 mod parallel;
 pub mod probe;
 pub mod python;
+pub mod record;
 pub mod report;
+pub mod slim;
 pub mod structured;

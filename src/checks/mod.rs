@@ -29,6 +29,7 @@ mod platforms;
 mod privileges;
 mod processes;
 mod python;
+mod recorded;
 mod rejected_file;
 mod resources;
 mod visible_devices;
@@ -180,6 +181,8 @@ pub static CHECKS: &[&Check] = &[
     &platforms::PLATFORM,
     &build_tools::COMPILERS,
     &build_tools::SEVERAL,
+    &recorded::MISSING,
+    &recorded::DIFFERS,
 ];
 
 /// Starts a finding with what its page says.

@@ -11,6 +11,7 @@ use crate::facts::{Facts, SCHEMA};
 use crate::finding::Report;
 use crate::judge::judge;
 use crate::observe::Examination;
+use crate::record::profile::Profile;
 use crate::report::{Output, json, text};
 use crate::structured;
 
@@ -22,7 +23,13 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     }
     let facts = match &arguments.facts {
         Some(path) => read_facts(path)?,
-        None => Examination::open(arguments.subject.clone().request(Some(arguments.trial.clone()))?)?.observe(),
+        None => {
+            let mut request = arguments.subject.clone().request(Some(arguments.trial.clone()))?;
+            if !arguments.against.is_empty() {
+                request.against = Some(Profile::read_all(&arguments.against)?);
+            }
+            Examination::open(request)?.observe()
+        }
     };
     let observed = start.elapsed();
     let mut report = judge(&facts);

@@ -8,6 +8,8 @@ mod health;
 mod install;
 mod libs;
 mod list;
+mod record;
+mod slim;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -26,6 +28,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Libs(arguments) => libs::run(arguments),
         Command::Facts(arguments) => facts::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Record(arguments) => record::run(arguments),
+        Command::Slim(arguments) => slim::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Enter { pid, user, cwd, command } => probe::enter(&probe::Inside { pid, user }, &cwd, &command),
         Command::OpenDevices { paths } => {

@@ -69,8 +69,48 @@ pub struct Facts {
     /// The CUDA libraries of the workload.
     #[serde(default)]
     pub libraries: Vec<driver::Library>,
+    /// What recorded runs used elsewhere, compared with this image.
+    #[serde(default)]
+    pub recorded: Option<Recorded>,
     /// What was tried, one entry per capability.
     pub subjects: Vec<Subject>,
+}
+
+/// What recorded runs used, compared with the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Things that were compared.
+    pub compared: usize,
+    /// Things that are not there.
+    pub missing: Vec<RecordedMissing>,
+    /// Libraries that are there, but are not the recorded ones.
+    pub differs: Vec<RecordedDiffers>,
+    /// What the profile says that it does not know.
+    pub not_observed: Vec<String>,
+}
+
+/// Something that a recorded run used and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedMissing {
+    /// `program`, `library`, `module` or `file`.
+    pub kind: String,
+    /// Its path in the recorded image.
+    pub path: String,
+    /// Programs that used it.
+    pub by: Vec<String>,
+}
+
+/// A library that is there, but is not the recorded one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedDiffers {
+    /// Its path.
+    pub path: String,
+    /// SONAME and build id as recorded.
+    pub recorded: String,
+    /// Those that it has here.
+    pub found: String,
+    /// Whether the SONAME is another, so that nothing which needs the old one finds it.
+    pub other_soname: bool,
 }
 
 /// What was examined.

@@ -225,10 +225,16 @@ pub struct Elf {
     loads: Vec<Load>,
     dynamic: Dynamic,
     interp: Option<(usize, usize)>,
+    /// Offset and size of each `PT_NOTE`.
+    notes: Vec<(usize, usize)>,
     segments: Result<(), SegmentError>,
     has_dynamic: bool,
 }
 
+/// Offset of `e_shstrndx`.
+const SECTION_NAMES_AT: usize = 62;
+/// Type of the note with the build id.
+const NT_GNU_BUILD_ID: u32 = 3;
 /// Most bytes of a file name or version that are read.
 const MAX_STRING: usize = 4096;
 
@@ -293,6 +299,7 @@ impl Elf {
         let mut dynamic_at = None;
         let mut empty_dynamic = false;
         let mut interp = None;
+        let mut notes = Vec::new();
         let mut problem = Ok(());
         for s in segments {
             let (offset, filesz) = (s.p_offset.get(LE), s.p_filesz.get(LE));
@@ -310,6 +317,7 @@ impl Elf {
                 elf::PT_DYNAMIC if filesz == 0 => empty_dynamic = true,
                 elf::PT_DYNAMIC => dynamic_at = Some((s.p_vaddr.get(LE), filesz)),
                 elf::PT_INTERP => interp = Some((offset as usize, filesz as usize)),
+                elf::PT_NOTE => notes.push((offset as usize, filesz as usize)),
                 _ => {}
             }
         }
@@ -324,6 +332,7 @@ impl Elf {
             loads,
             dynamic: Dynamic::default(),
             interp,
+            notes,
             segments: problem,
             has_dynamic: dynamic_at.is_some(),
             map,
@@ -417,6 +426,55 @@ impl Elf {
         let bytes = self.map.get(at..at.checked_add(len)?)?;
         let text = bytes.split(|&b| b == 0).next()?;
         (!text.is_empty()).then(|| OsStr::from_bytes(text))
+    }
+
+    /// The bytes of the file without the sections of these names; all of it where the section headers are gone or say
+    /// nothing of use. Only to save reading: the loader never looks at sections.
+    pub fn data_without(&self, sections: &[&[u8]]) -> Vec<&[u8]> {
+        let mut holes = self.sections_named(sections).unwrap_or_default();
+        holes.sort_unstable();
+        let (mut parts, mut at) = (Vec::new(), 0);
+        for (start, end) in holes {
+            parts.extend(self.map.get(at..start));
+            at = at.max(end);
+        }
+        parts.extend(self.map.get(at..));
+        parts
+    }
+
+    fn sections_named(&self, names: &[&[u8]]) -> Option<Vec<(usize, usize)>> {
+        let (header, _) = pod::from_bytes::<FileHeader64<LittleEndian>>(&self.map).ok()?;
+        let at = usize::try_from(header.e_shoff.get(LE)).ok()?;
+        let count = usize::from(header.e_shnum.get(LE));
+        let (sections, _) =
+            pod::slice_from_bytes::<elf::SectionHeader64<LittleEndian>>(self.map.get(at..)?, count).ok()?;
+        let strings = sections.get(usize::from(u16_at(&self.map, SECTION_NAMES_AT)?))?.sh_offset.get(LE) as usize;
+        let found = sections.iter().filter_map(|s| {
+            let rest = self.map.get(strings.checked_add(s.sh_name.get(LE) as usize)?..)?;
+            let name = &rest[..memchr::memchr(0, rest)?];
+            let (start, size) = (s.sh_offset.get(LE) as usize, s.sh_size.get(LE) as usize);
+            let end = start.checked_add(size)?;
+            (names.contains(&name) && end <= self.map.len()).then_some((start, end))
+        });
+        Some(found.collect())
+    }
+
+    /// The linker's build id (`NT_GNU_BUILD_ID`), in hexadecimal: the same for two files only if they come from one link.
+    pub fn build_id(&self) -> Option<String> {
+        self.notes.iter().find_map(|&(at, size)| {
+            let mut rest = self.map.get(at..at.checked_add(size)?)?;
+            // Name size, description size, type; then name and description, each padded to 4 bytes.
+            while let Some((head, body)) = rest.split_at_checked(12) {
+                let (name, length) = (u32_at(head, 0)? as usize, u32_at(head, 4)? as usize);
+                let start = name.checked_next_multiple_of(4)?;
+                let description = body.get(start..start.checked_add(length)?)?;
+                if u32_at(head, 8)? == NT_GNU_BUILD_ID && body.starts_with(b"GNU\0") {
+                    return Some(description.iter().map(|byte| format!("{byte:02x}")).collect());
+                }
+                rest = body.get(start + length.checked_next_multiple_of(4)?..)?;
+            }
+            None
+        })
     }
 
     /// `DT_SONAME`

@@ -3,6 +3,7 @@
 pub mod elf;
 mod map;
 pub mod packages;
+pub mod programs;
 pub mod rootfs;
 pub mod user;
 

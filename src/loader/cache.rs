@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::image::elf::Machine;
 
@@ -146,6 +146,54 @@ impl Cache {
         best.map(|(_, value)| path(value))
     }
 
+    /// The same cache in the new format, with the entries whose file is to stay, in the same order: what `ldconfig` would
+    /// write if the other files had never been there.
+    pub fn rewritten(&self, stays: impl Fn(&Path) -> bool) -> Vec<u8> {
+        let entry = |i: usize| {
+            let at = self.entries + i * self.entry_size;
+            let flags = u32_at(&self.data, at)?;
+            let hwcap = if self.entry_size == ENTRY_NEW { u64_at(&self.data, at + 16)? } else { 0 };
+            let (key, value) = (self.key(i)?, self.string(u32_at(&self.data, at + 8)?)?);
+            stays(&path(value)).then_some((flags, hwcap, key, value))
+        };
+        let kept: Vec<_> = (0..self.count).filter_map(entry).collect();
+        let start = HEADER_NEW + kept.len() * ENTRY_NEW;
+        let (mut table, mut strings) = (Vec::new(), Vec::new());
+        let mut place = |text: &[u8]| {
+            let at = (start + strings.len()) as u32;
+            strings.extend_from_slice(text);
+            strings.push(0);
+            at.to_le_bytes()
+        };
+        for (flags, hwcap, key, value) in &kept {
+            table.extend(flags.to_le_bytes());
+            table.extend(place(key));
+            table.extend(place(value));
+            table.extend(0u32.to_le_bytes());
+            table.extend(hwcap.to_le_bytes());
+        }
+        let names: Vec<[u8; 4]> = self.hwcaps.iter().map(|name| place(name)).collect();
+        let length = strings.len() as u32;
+        let extension = (start + strings.len()).next_multiple_of(4);
+        let mut out = MAGIC_NEW.to_vec();
+        // 2: little-endian.
+        for field in [kept.len() as u32, length, 2, if names.is_empty() { 0 } else { extension as u32 }, 0, 0, 0] {
+            out.extend(field.to_le_bytes());
+        }
+        out.extend(table);
+        out.extend(strings);
+        if !names.is_empty() {
+            out.resize(extension, 0);
+            let size = 4 * names.len() as u32;
+            // One section, of the tag for glibc-hwcaps, directly behind its description.
+            for field in [EXTENSION_MAGIC, 1, 1, 0, extension as u32 + 24, size] {
+                out.extend(field.to_le_bytes());
+            }
+            out.extend(names.concat());
+        }
+        out
+    }
+
     fn key(&self, index: usize) -> Option<&[u8]> {
         self.string(u32_at(&self.data, self.entries + index * self.entry_size + 4)?)
     }
@@ -233,5 +281,21 @@ mod tests {
         assert_eq!(compare(b"libfoo.so.1", b"libfoo.so.1.2"), Ordering::Less);
         assert_eq!(compare(b"liba.so", b"libb.so"), Ordering::Less);
         assert_eq!(compare(b"lib1", b"liba"), Ordering::Greater);
+    }
+
+    #[test]
+    fn a_rewritten_cache_answers_as_before_for_what_stays() {
+        let Ok(data) = std::fs::read("/etc/ld.so.cache") else { return };
+        let Some(cache) = Cache::parse(data, Machine::host()) else { return };
+        let active: Vec<String> = ["x86-64-v4", "x86-64-v3", "x86-64-v2"].map(String::from).to_vec();
+        let is_kept = |path: &Path| !path.to_string_lossy().contains("libz.");
+        let again = Cache::parse(cache.rewritten(is_kept), Machine::host()).unwrap();
+        assert_eq!(again.hwcaps, cache.hwcaps);
+        assert!(again.count <= cache.count && again.count + 4 >= cache.count);
+        for i in 0..cache.count {
+            let name = OsStr::from_bytes(cache.key(i).unwrap());
+            let found = cache.lookup(name, &active).filter(|path| is_kept(path));
+            assert_eq!(again.lookup(name, &active), found, "{name:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@ mod features;
 mod import;
 pub mod live;
 mod places;
+mod recorded;
 mod scan;
 mod surroundings;
 mod tools;
@@ -30,6 +31,7 @@ use crate::parallel;
 use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
+use crate::record::profile::Profile;
 
 use features::Parts;
 pub use live::{Depth, Live};
@@ -37,6 +39,7 @@ use live::{DriverPaths, Plan, Prober};
 use workload::Programs;
 
 /// What to examine.
+#[derive(Clone)]
 pub struct Request {
     /// The root directory.
     pub root: PathBuf,
@@ -60,6 +63,8 @@ pub struct Request {
     pub expect_gpus: Option<u32>,
     /// `--min-free-memory`, in bytes.
     pub min_free_memory: Option<u64>,
+    /// What runs of the workload used elsewhere, and must be here too.
+    pub against: Option<Profile>,
     /// How things are tried for real; nothing is where only files are judged.
     pub live: Option<Live>,
 }
@@ -333,6 +338,7 @@ impl Examination {
             node: live.node,
             driver: live.driver,
             libraries: live.libraries,
+            recorded: self.request.against.as_ref().map(|profile| recorded::compare(&self.rootfs, profile)),
             subjects: tried.subjects,
         }
     }

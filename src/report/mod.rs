@@ -4,6 +4,7 @@ pub mod health;
 pub mod json;
 pub mod libs;
 pub mod pages;
+pub mod slim;
 pub mod text;
 
 use std::fs::File;
@@ -100,6 +101,46 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
 /// Tells something on standard error, which may be closed.
 pub fn tell(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+impl Output {
+    /// Standard output for bytes that are no text, in large pieces.
+    pub fn stream() -> impl Write {
+        io::BufWriter::with_capacity(1 << 20, io::stdout().lock())
+    }
+}
+
+/// One line on standard error that tells how far a long piece of work is; nothing where that is no terminal.
+pub struct Progress {
+    what: &'static str,
+    total: u64,
+    /// Percent that were told last.
+    told: Option<u64>,
+    terminal: bool,
+}
+
+impl Progress {
+    /// Work of `total` bytes.
+    pub fn new(what: &'static str, total: u64) -> Self {
+        Self { what, total: total.max(1), told: None, terminal: io::stderr().is_terminal() }
+    }
+
+    /// So many bytes are done.
+    pub fn at(&mut self, done: u64) {
+        let percent = (done.saturating_mul(100) / self.total).min(100);
+        if self.terminal && self.told != Some(percent) {
+            self.told = Some(percent);
+            let _ = write!(io::stderr(), "\r{} {percent:3} %", self.what);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.told.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
 }
 
 /// Tells an error of this program on standard error, causes included. A closed standard error is not worth dying for.

@@ -42,6 +42,7 @@ use mldoctor::image::Credentials;
 use mldoctor::judge::judge;
 use mldoctor::loader::Environment;
 use mldoctor::observe::{Examination, Request};
+use mldoctor::record::profile::Profile;
 use serde::Deserialize;
 
 use support::tree::{Built, Tree, expand};
@@ -81,6 +82,8 @@ struct Case {
     /// Compute too.
     #[serde(default)]
     deep: bool,
+    /// What a run used elsewhere: files as `mldoctor.profile/1` has them.
+    profile: Option<toml::Table>,
     node: Option<toml::Table>,
     driver: Option<live::Driver>,
     library: Option<live::Library>,
@@ -103,6 +106,7 @@ fn report(base: &Tree, case: &Case) -> Report {
         require: case.require.clone(),
         expect_gpus: case.expect_gpus,
         min_free_memory: case.min_free_memory,
+        against: case.profile.as_ref().map(profile),
         live: None,
     };
     let mut facts = Examination::open(request).unwrap().observe();
@@ -136,6 +140,14 @@ fn mount(facts: &mut Facts, mounts: &BTreeMap<String, String>) {
             here.noexec.extend(dirs.iter().map(|dir| dir.to_str().unwrap().to_owned()));
         }
     }
+}
+
+fn profile(table: &toml::Table) -> Profile {
+    let mut whole = serde_json::to_value(Profile::default()).unwrap();
+    for (key, value) in serde_json::to_value(table).unwrap().as_object().unwrap() {
+        whole[key] = value.clone();
+    }
+    serde_json::from_value(whole).unwrap()
 }
 
 fn severity(finding: &Finding) -> &'static str {

@@ -1,0 +1,42 @@
+//! What starts a program: the kernel opens the interpreter of a script (`#!`) and that of an executable (`PT_INTERP`)
+//! itself, so no trace and no list of libraries shows them.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::elf::{Elf, HeaderError, Machine};
+use super::{Mapping, Rootfs};
+
+/// Scripts that start scripts, as deep as the kernel follows them (`exec_binprm` in `fs/exec.c`).
+const MAX_DEPTH: usize = 5;
+/// The part of the first line that the kernel reads (`BINPRM_BUF_SIZE`).
+const MAX_LINE: usize = 256;
+
+/// Everything that the kernel opens to start the program `path`, in order: interpreters of scripts, and the dynamic
+/// loader in the end.
+pub fn interpreters(rootfs: &Rootfs, path: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    let mut next = path.to_owned();
+    for _ in 0..MAX_DEPTH {
+        let Some(interpreter) = rootfs.map(&next).ok().and_then(|(map, _)| interpreter(map)) else { break };
+        found.push(interpreter.clone());
+        next = interpreter;
+    }
+    found
+}
+
+/// Whether it is an executable of 32 bits.
+pub fn is_32_bit(rootfs: &Rootfs, path: &Path) -> bool {
+    let elf = rootfs.map(path).map(|(map, _)| Elf::parse(map, Machine::host()));
+    matches!(elf, Ok(Err(HeaderError::Class)))
+}
+
+fn interpreter(map: Mapping) -> Option<PathBuf> {
+    if let Some(rest) = map.strip_prefix(b"#!") {
+        let line = rest[..rest.len().min(MAX_LINE)].split(|&b| b == b'\n').next()?;
+        let name = line.split(|b| matches!(b, b' ' | b'\t')).find(|word| !word.is_empty())?;
+        return Some(PathBuf::from(OsStr::from_bytes(name)));
+    }
+    Some(PathBuf::from(Elf::parse(map, Machine::host()).ok()?.interpreter()?))
+}
