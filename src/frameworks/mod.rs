@@ -80,6 +80,13 @@ pub struct Feature {
     pub tools: Vec<String>,
 }
 
+impl Feature {
+    /// Modules that it imports.
+    pub fn imports(&self) -> impl Iterator<Item = &str> {
+        self.opens.iter().filter(|open| open.by == "python").flat_map(|open| &open.names).map(String::as_str)
+    }
+}
+
 /// A library opened by name or path, or a module imported.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

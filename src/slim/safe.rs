@@ -246,14 +246,14 @@ fn compiles_by_itself(plan: &mut Plan, rootfs: &Rootfs, site: &[PathBuf]) -> boo
 }
 
 fn uses(feature: &Feature, package: &str) -> bool {
-    feature.imports.iter().any(|module| module.split('.').next() == Some(package))
+    feature.imports().any(|module| module.split('.').next() == Some(package))
 }
 
 /// A package that only a part of a framework imports, where that part is not required: Triton without `torch.compile`.
 fn packages_of_features(plan: &mut Plan, rootfs: &Rootfs, wanted: &Wanted<'_>, site: &[PathBuf]) {
     let mut users: BTreeMap<&str, Vec<&'static Feature>> = BTreeMap::new();
     for feature in features() {
-        for module in &feature.imports {
+        for module in feature.imports() {
             users.entry(module.split('.').next().unwrap_or(module)).or_default().push(feature);
         }
     }
