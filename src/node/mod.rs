@@ -26,6 +26,7 @@ pub fn observe(rootfs: &Rootfs) -> Node {
         majors: devices::majors(rootfs),
         devices: devices::nodes(rootfs),
         mounts: mounts(rootfs),
+        cache_written: process::cache_written(rootfs),
         process: process::own(rootfs),
         pid1: process::first(rootfs),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use mldoctor_probes::library::Family;
 
 use super::live::{self, Plan};
-use super::{Examination, tools};
+use super::{Examination, libcuda, tools};
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, Open, torch::Torch};
 use crate::loader::{Failure, LoadError, Mode, ObjectId, Process};
@@ -53,7 +53,10 @@ pub fn features(
             }
             imports(examination, python, feature, process, &mut subject);
             for tool in &feature.tools {
-                subject.steps.extend(tools::find(examination, python, tool));
+                subject.steps.extend(match tool.as_str() {
+                    "libcuda" => libcuda::find(examination, process),
+                    tool => tools::find(examination, python, tool),
+                });
             }
         }
         subject

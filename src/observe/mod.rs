@@ -2,6 +2,7 @@
 
 mod features;
 mod import;
+mod libcuda;
 pub mod live;
 mod scan;
 mod tools;
@@ -200,7 +201,8 @@ impl Examination {
         };
         let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
         let mut live = self.try_for_real(&workload, &mut tried);
-        libraries.mark_used(&tried.subjects);
+        let libcuda = tried.driver.as_ref().and_then(|d| self.real(d.libcuda.as_ref().ok()?));
+        libraries.mark_used(&tried.subjects, libcuda.as_deref());
         tried.subjects.extend(live.gpu.take());
         let image = Image {
             os: os_release(&self.rootfs),
@@ -285,13 +287,20 @@ impl Examination {
             }
         }
         let ask = || prober.ask(tried.driver.as_ref(), &tried.plans);
-        let ((driver, libraries), opened) = parallel::join(ask, || prober.open_nodes(&node));
+        let ((mut driver, libraries), opened) = parallel::join(ask, || prober.open_nodes(&node));
+        let real = |path: &Option<String>| self.real(path.as_ref()?);
+        (driver.libcuda_file, driver.libnvml_file) = (real(&driver.libcuda), real(&driver.libnvml));
         for (path, said) in opened {
             node.devices.entry(path).or_default().open = said;
         }
-        let gpu = live::gpu(tried.driver.as_ref(), &driver);
+        let gpu = live::gpu(tried.driver.as_ref(), &driver, &node);
         live::add_libraries(&mut tried.subjects, &tried.plans, &libraries);
         LiveFacts { probe, node: Some(node), driver: Some(driver), libraries, gpu: Some(gpu) }
+    }
+
+    /// The file behind links.
+    fn real(&self, path: &str) -> Option<String> {
+        Some(self.rootfs.canonicalize(Path::new(path)).ok()?.to_string_lossy().into_owned())
     }
 
     /// Gives the process of a target, with everything that does not load in it, to `show`.

@@ -7,10 +7,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod driver;
+mod live;
 mod releases;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -138,6 +141,13 @@ fn check(at: &Installation, env: &[(&str, String)]) -> Value {
     })
 }
 
+/// Severity and id of each finding.
+fn findings(report: &Value) -> BTreeSet<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let all = report["findings"].as_array().unwrap().iter();
+    all.map(|f| format!("{} {}", text(&f["severity"]), text(&f["id"]))).collect()
+}
+
 /// What is predicted and what happens must be the same: whether it imports, and the message if not.
 fn compare(at: &Installation, env: &[(&str, String)]) -> Result<(), Failed> {
     let (real, report) = std::thread::scope(|scope| {
@@ -203,6 +213,9 @@ fn trials(at: &Arc<Installation>) -> Vec<Trial> {
         let at = Arc::clone(at);
         trials.push(Trial::test(format!("torch {}: {name}", at.release), move || run(&at)));
     };
+    for (name, run) in live::trials(at) {
+        trial(name, run);
+    }
     trial("as installed".into(), Box::new(|at| compare(at, &[])));
     for library in at.libraries() {
         // numpy's own tests and submodules that torch never imports would only repeat one another.
@@ -323,6 +336,7 @@ fn main() {
             list.extend(trials(&Arc::new(installation)));
         }
     }
+    list.extend(driver::trials());
     list.extend(releases::trials());
     libtest_mimic::run(&arguments, list).exit();
 }

@@ -2,23 +2,25 @@
 //!
 //! ```toml
 //! [case.node]                               # changes to the node, see src/facts/node.rs
-//! devices = { "/dev/nvidiactl" = { open = "EPERM" } }
+//! devices = { "/dev/nvidiactl" = { open = "EPERM" }, "/dev/nvidia0" = "gone" }
 //! [case.driver]                             # changes to the driver, see tests/fake-driver/src/lib.rs
 //! libcuda = "missing"                       # or the path that it is shown with; so with libnvml
+//! mounted = ["/usr/lib/libcuda.so.1"]       # files of the tree that do not belong to the image
 //! calls = { cuInit = { code = 100 } }
+//! deadline = 8                              # seconds that each child has; 2 where none is given
 //! [case.library]                            # a CUDA library that import:torch uses; calls as above
 //! family = "cudnn"
+//! part = "torch.conv"                       # a part of torch that uses it
 //! mapped = "/opt/other/libcudnn.so.9"       # where it is said to have come from
 //! ```
 //!
 //! The driver is a real library, and real child processes ask it.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mldoctor::facts::{Facts, Observed, Scope};
+use mldoctor::facts::{Facts, Observed};
 use mldoctor::loader::{Environment, Failure, LoadError};
 use mldoctor::observe::Live;
 use mldoctor::observe::live::{self, DriverPaths, Plan, Prober};
@@ -28,6 +30,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::Case;
+use crate::support::fake_driver;
 
 const NODE: &str = r#"
 driver = { seen = { version = "570.124.06", open = true } }
@@ -53,6 +56,9 @@ gpus = [{}]
 pub struct Driver {
     libcuda: Option<String>,
     libnvml: Option<String>,
+    #[serde(default)]
+    mounted: Vec<String>,
+    deadline: Option<u64>,
     #[serde(flatten)]
     scenario: toml::Table,
 }
@@ -62,6 +68,7 @@ pub struct Driver {
 pub struct Library {
     family: Family,
     mapped: Option<String>,
+    part: Option<String>,
 }
 
 /// A healthy table with changes.
@@ -75,6 +82,7 @@ fn changed<T: DeserializeOwned>(healthy: &str, changes: Option<&toml::Table>) ->
                 {
                     merge(into, from);
                 }
+                (_, toml::Value::String(text)) if text == "gone" => _ = into.remove(key),
                 _ => _ = into.insert(key.clone(), value.clone()),
             }
         }
@@ -82,17 +90,6 @@ fn changed<T: DeserializeOwned>(healthy: &str, changes: Option<&toml::Table>) ->
     let mut table: toml::Table = toml::from_str(healthy).unwrap();
     changes.inspect(|changes| merge(&mut table, changes));
     table.try_into().unwrap()
-}
-
-/// The library that cargo has built beside this program.
-fn fake_driver() -> PathBuf {
-    let deps = env::current_exe().unwrap().parent().unwrap().to_owned();
-    let is_it = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("libfake_driver") && name.ends_with(".so")
-    };
-    let built = fs::read_dir(deps).unwrap().map(|entry| entry.unwrap().path()).filter(is_it);
-    built.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap()).unwrap()
 }
 
 /// The path that a driver library is found at, or that nothing finds it.
@@ -118,7 +115,12 @@ pub fn add(facts: &mut Facts, case: &Case) {
     fs::write(&file, serde_json::to_string(&scenario).unwrap()).unwrap();
     let mut env = Environment::default();
     env.set("FAKE_DRIVER", &file);
-    let live = Live { probe: None, deadline: Duration::from_secs(2), deep: case.deep, node: PathBuf::from("/") };
+    let live = Live {
+        probe: None,
+        deadline: Duration::from_secs(driver.and_then(|d| d.deadline).unwrap_or(2)),
+        deep: case.deep,
+        node: PathBuf::from("/"),
+    };
     let prober = Prober::new(&live, env, Path::new("/"), None).unwrap();
     let paths = DriverPaths {
         libcuda: found("libcuda.so.1", driver.and_then(|d| d.libcuda.as_ref())),
@@ -127,11 +129,12 @@ pub fn add(facts: &mut Facts, case: &Case) {
     let plans: Vec<Plan> = case
         .library
         .iter()
-        .map(|library| {
+        .flat_map(|library| {
             let path = dir.path().join(format!("lib{}.so.9", library.family.name()));
             fs::copy(fake_driver(), &path).unwrap();
             let paths = vec![path.to_str().unwrap().to_owned()];
-            Plan { family: library.family, paths, capability: "import:torch".into() }
+            let capabilities = ["import:torch".to_owned()].into_iter().chain(library.part.clone());
+            capabilities.map(move |capability| Plan { family: library.family, paths: paths.clone(), capability })
         })
         .collect();
     let (mut driver_facts, mut libraries) = prober.ask(Some(&paths), &plans);
@@ -149,10 +152,15 @@ pub fn add(facts: &mut Facts, case: &Case) {
         run.lines.retain(|line| !matches!(line, Line::Mapped { .. }));
         run.lines.push(Line::Mapped { paths: vec![mapped] });
     }
-    facts.subjects.push(live::gpu(Some(&paths), &driver_facts));
+    driver_facts.libcuda_file.clone_from(&driver_facts.libcuda);
+    driver_facts.libnvml_file.clone_from(&driver_facts.libnvml);
+    for file in &mut facts.image.libraries.driver_files {
+        file.mounted = driver.is_some_and(|d| d.mounted.contains(&file.path));
+    }
+    let node = changed(NODE, case.node.as_ref());
+    facts.subjects.push(live::gpu(Some(&paths), &driver_facts, &node));
     live::add_libraries(&mut facts.subjects, &plans, &libraries);
-    facts.target.scope = Scope::Container;
-    facts.node = Some(changed(NODE, case.node.as_ref()));
+    facts.node = Some(node);
     facts.driver = Some(driver_facts);
     facts.libraries = libraries;
 }
