@@ -1,14 +1,20 @@
 //! The probe and its supervisor: real libraries, and children that behave as badly as they can.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use mldoctor::facts::{Facts, Observed};
 use mldoctor::loader::Environment;
 use mldoctor::probe::{Call, Death, Outcome, Probe, Run, Source, locate};
 use mldoctor_probes::{CallError, Job, Line, Load};
+use support::{driver::fake_driver, skip};
 
 fn load(probe: &Probe, files: &[&str]) -> Result<Run, String> {
     let loads: Vec<Load> = files.iter().map(Load::local).collect();
@@ -125,9 +131,14 @@ fn a_hang_ends_at_the_deadline_with_all_that_it_started() {
     assert_eq!(outcomes(&run), [Outcome::TimedOut(400)]);
     assert!(start.elapsed() < Duration::from_secs(10), "the child was waited for");
     for pid in std::fs::read_to_string(pids).unwrap().split_whitespace() {
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The grandchild may wait for init to reap it.
-        assert!(state.is_empty() || state.contains(") Z "), "still there: {state}");
+        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The grandchild may wait for init to reap it, and on a busy machine for its turn to die.
+        let is_dead = || state().is_empty() || state().contains(") Z ");
+        let until = Instant::now() + Duration::from_secs(10);
+        while !is_dead() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(is_dead(), "still there: {}", state());
     }
 }
 
@@ -169,4 +180,108 @@ fn a_pipe_that_a_grandchild_keeps_open_is_not_waited_for() {
 fn a_probe_that_says_nothing_is_told_with_its_words() {
     let why = run("echo 'cannot start: too tired' >&2; exit 127", &["a"]).unwrap_err();
     assert_eq!(why, "the probe does not start: cannot start: too tired (status 127)");
+}
+
+/// The fake driver, loaded by a real probe. Its constructor does this.
+fn constructed(behaviour: &str) -> Run {
+    let dir = tempfile::tempdir().unwrap();
+    let scenario = scenario(&dir, behaviour);
+    let env = [(OsString::from("FAKE_DRIVER"), scenario.into_os_string())].into_iter().collect();
+    let probe = Probe { env, deadline: Duration::from_secs(5), ..real() };
+    load(&probe, &[fake_driver().to_str().unwrap()]).unwrap()
+}
+
+fn scenario(dir: &tempfile::TempDir, behaviour: &str) -> PathBuf {
+    let path = dir.path().join("scenario.json");
+    std::fs::write(&path, format!(r#"{{"calls":{{"constructor":{behaviour}}}}}"#)).unwrap();
+    path
+}
+
+#[test]
+fn what_a_constructor_does_is_told_of_its_library() {
+    for (behaviour, outcome) in [
+        (r#""crash""#, Outcome::Died(Death::Signal(11))),
+        (r#"{"exit":0}"#, Outcome::Died(Death::Exit(0))),
+        (r#""hang""#, Outcome::TimedOut(5000)),
+        (r#"{"print":3}"#, Outcome::Ok),
+        (r#""fork""#, Outcome::Ok),
+    ] {
+        let start = Instant::now();
+        let run = constructed(behaviour);
+        assert_eq!(outcomes(&run), [outcome], "{behaviour}");
+        assert_eq!(run.calls[0].name, format!("dlopen {}", fake_driver().display()));
+        assert!(run.output.len() <= 2 * (16 << 10), "{behaviour}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{behaviour}: what it started was waited for");
+    }
+}
+
+/// `mldoctor facts` of the fake driver, by a copy without a probe beside it.
+fn facts(dir: &tempfile::TempDir, behaviour: &str) -> Command {
+    let own = dir.path().join("mldoctor");
+    std::fs::copy(env!("CARGO_BIN_EXE_mldoctor"), &own).unwrap();
+    let mut command = Command::new(own);
+    command.arg("facts").arg(fake_driver()).env("FAKE_DRIVER", scenario(dir, behaviour));
+    command
+}
+
+fn read(command: &mut Command) -> Facts {
+    let output = command.output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+#[test]
+fn where_memory_may_not_hold_programs_a_temporary_file_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = facts(&dir, r#"{"slow":0}"#);
+    assert_eq!(read(&mut command).probe, Observed::Seen("the embedded copy, in memory".into()));
+    // SAFETY: makes system calls and nothing else.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(|| fake_driver::refuse_memfd());
+    }
+    let facts = read(&mut command);
+    assert_eq!(facts.probe, Observed::Seen("the embedded copy, in a temporary file".into()));
+    let loaded = facts.subjects[0].steps.iter().any(|s| s.what.ends_with("in a child process"));
+    assert!(loaded, "{:?}", facts.subjects[0]);
+}
+
+/// A control group with this much memory, of the old or the new kind; removed at the end.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> Result<Self, String> {
+        let name = format!("mldoctor-test-{}", std::process::id());
+        let (dir, limit) = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            (Path::new("/sys/fs/cgroup").join(name), "memory.max")
+        } else {
+            (Path::new("/sys/fs/cgroup/memory").join(name), "memory.limit_in_bytes")
+        };
+        std::fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let this = Self(dir);
+        std::fs::write(this.0.join(limit), bytes.to_string()).map_err(|e| format!("{limit}: {e}"))?;
+        Ok(this)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_child_that_the_memory_limit_kills_is_an_answer() {
+    let group = match Group::new(96 << 20) {
+        Ok(group) => group,
+        Err(why) => return skip(&why),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let command = facts(&dir, r#"{"take":1000}"#);
+    let mut inside = Command::new("/bin/sh");
+    inside.args(["-c", "echo $$ > $0/cgroup.procs && exec \"$@\""]).arg(&group.0);
+    inside.arg(command.get_program()).args(command.get_args());
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let facts = read(&mut inside);
+    let died = format!("{:?}", Outcome::Died(Death::Signal(9)));
+    assert!(format!("{:?}", facts.subjects[0].steps).contains(&died), "{:?}", facts.subjects[0]);
 }

@@ -76,6 +76,8 @@ pub enum Job {
     Compute,
     /// Ask the last library what it is, and try what it does without a GPU.
     Library(library::Family),
+    /// Let the last library, which is NVRTC, compile for every architecture that it knows.
+    CompileAll,
 }
 
 impl Job {
@@ -88,6 +90,7 @@ impl Job {
             Self::Cuda => "cuda",
             Self::Compute => "compute",
             Self::Library(family) => family.name(),
+            Self::CompileAll => "compile-all",
         }
     }
 
@@ -99,6 +102,7 @@ impl Job {
             "nvml" => Some(Self::Nvml),
             "cuda" => Some(Self::Cuda),
             "compute" => Some(Self::Compute),
+            "compile-all" => Some(Self::CompileAll),
             _ => library::Family::from_name(name).map(Self::Library),
         }
     }

@@ -63,7 +63,7 @@ pub struct Gpu {
     pub fabric: Field<Fabric>,
     /// Processes with a context, as far as they are seen from this process namespace.
     pub processes: Field<Vec<Process>>,
-    /// `None`, `Passthrough`, `VGpu`, …
+    /// `Bare`, `PassThrough`, `Vgpu`, `HostVgpu` or `HostVsga`.
     pub virtualization: Field<String>,
     /// PCI Express link.
     pub pcie: Field<Pcie>,
@@ -115,6 +115,9 @@ pub struct Fabric {
     pub state: u32,
     /// `nvmlReturn_t` of the registration, once completed.
     pub status: u32,
+    /// Whether it spans nodes: then it has a UUID of its own (`clusterUuid`).
+    #[serde(default)]
+    pub clustered: bool,
 }
 
 /// A process with a context.

@@ -2,7 +2,7 @@
 
 use super::package::{self, Packages};
 use super::{Check, Failed, Rule, finding};
-use crate::facts::Facts;
+use crate::facts::{Absence, Facts};
 use crate::finding::{Finding, Fix};
 
 /// The check.
@@ -10,6 +10,7 @@ pub static CHECK: Check = Check {
     ids: &[
         "jit-cc",
         "jit-cxx",
+        "jit-lcuda",
         "jit-ldconfig",
         "jit-libc-dev",
         "jit-ptxas-missing",
@@ -103,15 +104,12 @@ const TOOLS: &[Tool] = &[
 ];
 
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
+    if let Some(absence) = failed.absent("libcuda-dirs").or_else(|| failed.absent("libcuda-link")) {
+        return Some(libcuda(absence));
+    }
     let tool = TOOLS.iter().find(|tool| failed.absent(tool.kind).is_some())?;
     let absence = failed.absent(tool.kind)?;
-    let mut found = finding(tool.id, &absence.name, tool.message);
-    for place in &absence.searched {
-        found = found.proof("looked for", place, None);
-    }
-    for (label, value) in &absence.notes {
-        found = found.proof(label, value, Some("environment".into()));
-    }
+    let found = proved(finding(tool.id, &absence.name, tool.message), absence, "environment");
     Some(found.cure(cure(&tool.brings, facts)))
 }
 
@@ -134,4 +132,26 @@ fn cure(brings: &Brings, facts: &Facts) -> Fix {
             Fix::dockerfile(format!("install {wheel}, of the CUDA release that is used"), package::pip(wheel))
         }
     }
+}
+
+fn proved(found: Finding, absence: &Absence, source: &str) -> Finding {
+    let found = absence.searched.iter().fold(found, |found, place| found.proof("looked for", place, None));
+    absence.notes.iter().fold(found, |found, (label, value)| found.proof(label, value, Some(source.into())))
+}
+
+/// CUDA finds the driver, and what Triton asks does not know it.
+fn libcuda(absence: &Absence) -> Finding {
+    let dir = absence.notes.first().and_then(|(_, path)| path.rsplit_once('/')).map_or("…", |(dir, _)| dir);
+    if absence.kind == "libcuda-dirs" {
+        let message = "Triton does not find libcuda: neither ldconfig -p nor LD_LIBRARY_PATH lead to it";
+        return proved(finding("jit-ldconfig", &absence.name, message), absence, "dlopen").cure(Fix::dockerfile(
+            "tell Triton the directory, or run ldconfig as root before the workload starts",
+            format!("ENV TRITON_LIBCUDA_PATH={dir}"),
+        ));
+    }
+    let message = format!("Triton links with {}, and the linker does not find it", absence.name);
+    proved(finding("jit-lcuda", &absence.name, message), absence, "dlopen").cure(Fix::dockerfile(
+        "make the link that programs are linked with; newer releases of Triton do without",
+        format!("RUN ln -s libcuda.so.1 {dir}/libcuda.so"),
+    ))
 }

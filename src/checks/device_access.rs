@@ -1,6 +1,6 @@
 //! Device nodes that are not there, may not be opened, or have an old number.
 
-use super::place::{node, on_node, works};
+use super::place::{node, on_node, variable, works};
 use super::{Check, Rule, Surveyed, finding};
 use crate::facts::Facts;
 use crate::facts::node::{DeviceNode, Node, Platform};
@@ -14,7 +14,7 @@ pub static CHECK: Check = Check {
 
 fn survey(facts: &Facts) -> Surveyed {
     let Some(node) = &facts.node else { return Surveyed::not_applicable("only the image is judged") };
-    if !node.has_nodes() || node.is(Platform::Wsl) || node.is(Platform::Tegra) {
+    if !node.has_nodes() || node.is(Platform::Wsl) {
         return Surveyed::not_applicable("no device nodes of NVIDIA's driver");
     }
     if works(facts) {
@@ -26,15 +26,17 @@ fn survey(facts: &Facts) -> Surveyed {
 /// Everything that is wrong with the device nodes; the first is what a failed call is most likely due to.
 pub fn all(facts: &Facts) -> Vec<Finding> {
     let node = node(facts);
-    let found = [lost(&node), denied(&node), uvm(&node), uvm_major(&node), gpu_node(&node)];
+    let found = [lost(&node), denied(&node), uvm(&node), uvm_major(&node), gpu_node(facts, &node)];
     found.into_iter().flatten().collect()
 }
 
-/// Permission bits allow it and the kernel does not: the device rules of the container's cgroup were replaced.
+/// Permission bits allow it and the kernel does not: the container's device rules do. Those that let it in may have been
+/// replaced since it was started.
 fn lost(node: &Node) -> Option<Finding> {
-    let (path, device) = node.refused("EPERM")?;
+    // Without a GPU's node it never had the access, and the libraries have made the others themselves.
+    let (path, device) = node.refused("EPERM").filter(|_| node.gpu_nodes().next().is_some())?;
     Some(
-        finding("dev-cgroup-lost", path, "the container has lost its access to the GPU".to_owned())
+        finding("dev-cgroup-lost", path, format!("the device rules of this container do not let it open {path}"))
             .proof("open", format!("{path}: EPERM"), Some("open(2)".into()))
             .proof("mode", shown(device), None)
             .sees("Failed to initialize NVML: Unknown Error")
@@ -43,7 +45,8 @@ fn lost(node: &Node) -> Option<Finding> {
                           daemon-reload takes it away again unless the device nodes have links in /dev/char"
                     .into(),
                 docker_run: Some("sudo nvidia-ctk system create-dev-char-symlinks --create-all".into()),
-                ..Fix::default()
+                kubernetes: Some("kubectl delete pod <pod>".into()),
+                dockerfile: None,
             }),
     )
 }
@@ -51,19 +54,39 @@ fn lost(node: &Node) -> Option<Finding> {
 fn denied(node: &Node) -> Option<Finding> {
     let (path, device) = node.refused("EACCES")?;
     let message = format!("user {} may not open the GPU's device nodes", node.process.uid);
+    let groups: Vec<String> = node.process.gids.iter().map(u32::to_string).collect();
     Some(
         finding("dev-perm", path, message)
             .proof("open", format!("{path}: EACCES"), Some("open(2)".into()))
             .proof("mode", shown(device), None)
-            .proof("groups", node.process.gids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "), None)
+            .proof("groups", groups.join(", "), None)
             .sees("Failed to initialize NVML: Insufficient Permissions")
-            .cure(Fix {
-                summary: format!("let the user be a member of group {}", device.gid),
-                docker_run: Some(format!("docker run --group-add {} …", device.gid)),
-                kubernetes: Some(format!("securityContext: {{ supplementalGroups: [{}] }}", device.gid)),
-                dockerfile: None,
-            }),
+            .cure(let_in(node, device)),
     )
+}
+
+/// The group that `stat(2)` tells where the container's user namespace has none for it.
+const UNMAPPED: u32 = 65534;
+
+fn let_in(node: &Node, device: &DeviceNode) -> Fix {
+    const READ_WRITE: u32 = 0o060;
+    if device.gid == UNMAPPED {
+        return Fix {
+            summary: "the group of the nodes is not mapped into the container's user namespace: keep the user's groups"
+                .into(),
+            docker_run: Some("podman run --userns=keep-id --group-add keep-groups …".into()),
+            ..Fix::default()
+        };
+    }
+    if device.mode & READ_WRITE != READ_WRITE || node.process.gids.contains(&device.gid) {
+        return on_node("options nvidia NVreg_DeviceFileMode=0666 in /etc/modprobe.d, then load the module anew");
+    }
+    Fix {
+        summary: format!("let the user be a member of group {}", device.gid),
+        docker_run: Some(format!("docker run --group-add {} …", device.gid)),
+        kubernetes: Some(format!("securityContext: {{ supplementalGroups: [{}] }}", device.gid)),
+        dockerfile: None,
+    }
 }
 
 fn shown(device: &DeviceNode) -> String {
@@ -71,7 +94,9 @@ fn shown(device: &DeviceNode) -> String {
 }
 
 fn uvm(node: &Node) -> Option<Finding> {
-    if node.device("/dev/nvidia-uvm").is_some() || node.device("/dev/nvidiactl").is_none() {
+    // Without any GPU's node it is not only this one that was not given.
+    let has_gpu = node.device("/dev/nvidiactl").is_some() && node.gpu_nodes().next().is_some();
+    if node.device("/dev/nvidia-uvm").is_some() || !has_gpu {
         return None;
     }
     let known = node.majors.seen().is_some_and(|majors| majors.contains_key("nvidia-uvm"));
@@ -80,7 +105,7 @@ fn uvm(node: &Node) -> Option<Finding> {
             .proof("/dev/nvidiactl", "there", None)
             .proof("nvidia-uvm", if known { "loaded" } else { "not loaded" }, Some("/proc/devices".into()))
             .sees("CUDA_ERROR_UNKNOWN: unknown error")
-            .cure(on_node("nvidia-modprobe -u -c=0 at boot, then start the container anew")),
+            .cure(on_node("sudo nvidia-modprobe -u -c=0, at every boot; then start the container anew")),
     )
 }
 
@@ -98,15 +123,17 @@ fn uvm_major(node: &Node) -> Option<Finding> {
     })
 }
 
-fn gpu_node(node: &Node) -> Option<Finding> {
-    if node.gpu_nodes().next().is_some() || node.device("/dev/nvidiactl").is_none() {
+fn gpu_node(facts: &Facts, node: &Node) -> Option<Finding> {
+    if node.gpu_nodes().next().is_some() || !node.is_backed("/dev/nvidiactl") {
         return None;
     }
-    let known = node.module_gpus.seen().copied().unwrap_or(0);
+    let known = node.module_gpus.seen().map_or("not known".to_owned(), u32::to_string);
+    let visible = variable(facts, "NVIDIA_VISIBLE_DEVICES").map_or("not set".to_owned(), |value| format!("{value:?}"));
     Some(
         finding("dev-gpu-node-missing", "/dev/nvidia0", "no GPU's device node is in the container".to_owned())
             .proof("/dev/nvidiactl", "there", None)
-            .proof("GPUs of the node", known.to_string(), Some("/proc/driver/nvidia/gpus".into()))
+            .proof("GPUs of the node", known, Some("/proc/driver/nvidia/gpus".into()))
+            .proof("NVIDIA_VISIBLE_DEVICES", visible, Some("environment".into()))
             .sees("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected")
             .cure(super::place::give_gpu("name the GPUs that it is to have")),
     )

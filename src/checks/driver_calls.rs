@@ -1,12 +1,14 @@
 //! What a return code of the driver or of NVML means here. One code has several causes: what the node and the container
 //! look like tells them apart.
 
-use super::place::{give_gpu, gpus, node, on_node};
-use super::{Check, Failed, Rule, device_access, driver_versions, finding, privileges, visible_devices};
+use super::pages::Severity;
+use super::place::{give_gpu, gpu_of, gpus, node, on_node, works};
+use super::{Check, Failed, Rule, device_access, driver_files, driver_missing, driver_versions, finding, gpu_state};
+use super::{privileges, processes, visible_devices};
 use crate::facts::node::Platform;
-use crate::facts::{Facts, Observed};
+use crate::facts::{Driver, Facts, Observed};
 use crate::finding::{Finding, Fix};
-use crate::probe::Outcome;
+use crate::probe::{Call, Outcome};
 
 /// The check.
 pub static CHECK: Check = Check {
@@ -16,9 +18,11 @@ pub static CHECK: Check = Check {
         "dev-imex",
         "dev-uvm-hmm",
         "dev-wsl-blocked",
+        "drv-absent",
         "drv-call-failed",
         "drv-nodevices",
         "drv-not-loaded",
+        "gpu-ecc",
         "gpu-exclusive",
         "gpu-lost",
         "gpu-mem-full",
@@ -39,30 +43,71 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     }
     let call = failed.call()?;
     let Outcome::Error(error) = &call.outcome else { return None };
-    let is_nvml = call.name.starts_with("nvml");
-    let code = error.code;
-    let found = match (is_nvml, code) {
-        (false, Some(34)) => stub(failed),
-        (false, Some(100 | 101)) => no_device(facts),
-        (false, Some(3)) => not_initialised(facts),
-        (false, Some(46)) => busy(facts),
-        (false, Some(2)) => memory_full(facts, &call.name),
-        (false, Some(221)) => no_jit(),
-        (false, Some(304)) if node(facts).is(Platform::Gvisor) => gvisor(facts),
-        (false, Some(800)) => not_permitted(),
-        (false, Some(802)) => fabric(),
-        (false, Some(803 | 804)) | (true, Some(18)) => driver_versions::mismatch(facts)?,
-        (false, Some(805 | 807)) => mps(facts),
-        (false, Some(999)) | (true, Some(999)) => unknown(facts, &call.name, code),
-        (true, Some(4)) => first_access(facts).unwrap_or_else(|| other(&call.name, code, &error.name)),
-        (true, Some(9)) => not_loaded(facts),
-        (true, Some(15)) => lost(&call.name),
-        (true, Some(16)) => reset(&call.name),
-        (true, Some(17)) => wsl_blocked(facts),
-        _ => other(&call.name, code, &error.name),
-    };
-    let code = code.map_or_else(|| "no code".to_owned(), |c| c.to_string());
-    Some(found.proof(&call.name, format!("{code}: {}", error.name), Some(failed.step.file.clone())))
+    let file = &failed.step.file;
+    let found = by_code(facts, file, call, error.code)
+        // An answer of NVML that says nothing is a second sign of what keeps CUDA from working.
+        .or_else(|| is_nvml(call).then(|| of_cuda(facts)).flatten())
+        .unwrap_or_else(|| other(call, error.code, &error.name));
+    let code = error.code.map_or_else(|| "no code".to_owned(), |c| c.to_string());
+    Some(found.proof(&call.name, format!("{code}: {}", error.name), Some(file.clone())))
+}
+
+fn is_nvml(call: &Call) -> bool {
+    call.name.starts_with("nvml")
+}
+
+/// What keeps CUDA from being initialised, if something does.
+fn of_cuda(facts: &Facts) -> Option<Finding> {
+    let driver = facts.driver.as_ref()?;
+    let call = driver.cuda.seen()?.calls.iter().find(|call| call.name == "cuInit")?;
+    let file = driver.libcuda.as_deref().unwrap_or("libcuda.so.1");
+    match &call.outcome {
+        Outcome::Ok => None,
+        Outcome::Error(error) => {
+            let known = by_code(facts, file, call, error.code);
+            Some(known.unwrap_or_else(|| other(call, error.code, &error.name)))
+        }
+        Outcome::Died(_) | Outcome::TimedOut(_) => processes::of_driver(call, file),
+    }
+}
+
+/// What a code means, where it means something.
+fn by_code(facts: &Facts, file: &str, call: &Call, code: Option<i64>) -> Option<Finding> {
+    let code = code?;
+    if is_nvml(call) {
+        return match code {
+            4 => first_access(facts),
+            9 => not_answered(facts),
+            15 => of_gpu(facts, call, gpu_state::lost).or_else(|| Some(lost())),
+            16 => of_gpu(facts, call, gpu_state::reset).or_else(|| Some(reset())),
+            17 | 999 if is_wsl_blocked(facts) => Some(wsl_blocked(facts)),
+            18 => Some(driver_versions::refused(facts, code)),
+            999 => unknown(facts),
+            _ => None,
+        };
+    }
+    match code {
+        2 if needs_memory(call) => Some(memory_full(facts, call)),
+        3 => not_initialised(facts),
+        STUB_LIBRARY => Some(stub(facts, file)),
+        46 => busy(facts),
+        100 | 101 if !works(facts) => Some(no_device(facts)),
+        214 => Some(memory_errors(facts)),
+        221 => Some(no_jit()),
+        304 if node(facts).is(Platform::Gvisor) => Some(gvisor(facts)),
+        800 => privileges::channels(facts).map(as_error),
+        802 => Some(gpu_state::fabric(facts).unwrap_or_else(gpu_state::no_fabric)),
+        803 | 804 => Some(driver_versions::refused(facts, code)),
+        805 | 807 => Some(mps(facts)),
+        999 => unknown(facts),
+        _ => None,
+    }
+}
+
+/// It is known to stand in the way, whatever it is elsewhere.
+fn as_error(mut found: Finding) -> Finding {
+    found.severity = Severity::Error;
+    found
 }
 
 /// A device node that is not as it should be explains many codes.
@@ -70,164 +115,256 @@ fn first_access(facts: &Facts) -> Option<Finding> {
     device_access::all(facts).into_iter().next()
 }
 
+/// What NVML says of the GPU that a call is about.
+fn of_gpu(facts: &Facts, call: &Call, state: fn(&mldoctor_probes::nvml::Gpu) -> Option<Finding>) -> Option<Finding> {
+    let index: u32 = super::place::index_of(call).parse().ok()?;
+    gpus(facts).into_iter().find(|gpu| gpu.index == index).and_then(state)
+}
+
 fn no_device(facts: &Facts) -> Finding {
-    if let Some(found) = visible_devices::hides(facts).or_else(|| first_access(facts)) {
+    let place = node(facts);
+    let hidden = visible_devices::hides(facts).filter(|_| visible_devices::hides_all(facts));
+    if let Some(found) = hidden.or_else(|| first_access(facts)) {
         return found;
     }
-    let place = node(facts);
+    if is_wsl_blocked(facts) {
+        return wsl_blocked(facts);
+    }
     if place.is(Platform::Gvisor) {
         return gvisor(facts);
     }
+    if !place.has_nodes() {
+        return nothing_behind(facts);
+    }
+    if let Some(found) = gpu_state::of_none_usable(facts).or_else(|| driver_missing::of_manager(facts)) {
+        return found;
+    }
+    let found = |message: &str| {
+        finding("drv-nodevices", "GPU", message).sees("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected")
+    };
+    if place.is(Platform::Tegra) {
+        return found("the driver knows no GPU").proof("platform", "Tegra", None).cure(Fix {
+            summary: "use an image for the L4T release of the node, which /etc/nv_tegra_release there tells".into(),
+            docker_run: Some("docker run --runtime nvidia …".into()),
+            ..Fix::default()
+        });
+    }
+    let seen = gpus(facts).len();
+    if seen > 0 {
+        return found("CUDA sees no GPU, and NVML does")
+            .proof("GPUs of NVML", seen.to_string(), Some("nvmlDeviceGetCount_v2".into()))
+            .cure(on_node("look for NVRM and Xid in dmesg"));
+    }
     let known = place.module_gpus.seen().copied().unwrap_or(0);
-    if matches!(place.driver, Observed::Seen(_)) && known > 0 {
-        return finding(
-            "drv-nodevices",
-            "GPU",
-            "the kernel module is loaded, and none of its GPUs could be initialised",
-        )
-        .proof("GPUs of the module", known.to_string(), Some("/proc/driver/nvidia/gpus".into()))
-        .sees("No devices were found")
-        .cure(on_node("look for RmInitAdapter in dmesg: firmware and flavour of the module must fit the GPU"));
+    if known > 0 {
+        return found("the kernel module is loaded, and none of its GPUs could be initialised")
+            .proof("GPUs of the module", known.to_string(), Some("/proc/driver/nvidia/gpus".into()))
+            .sees("No devices were found")
+            .cure(on_node("look for RmInitAdapter in dmesg: firmware and flavour of the module must fit the GPU"));
     }
-    if place.has_nodes() {
-        return finding("drv-nodevices", "GPU", "the driver knows no GPU")
-            .proof("device nodes", "there", None)
-            .sees("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected")
-            .cure(on_node("nvidia-smi -L must show the GPUs"));
-    }
-    not_loaded(facts)
+    found("the driver knows no GPU")
+        .proof("device nodes", "there", None)
+        .cure(on_node("nvidia-smi -L must show the GPUs"))
 }
 
-fn not_loaded(facts: &Facts) -> Finding {
+/// NVML finds no kernel module.
+fn not_answered(facts: &Facts) -> Option<Finding> {
     let place = node(facts);
     let has_module = matches!(place.driver, Observed::Seen(_));
-    let (message, cure) = if has_module {
-        let cure = give_gpu("give it a GPU; libraries of a driver that lie in the image do not count");
-        ("the driver's libraries are here, and no GPU was given to this container", cure)
-    } else {
-        ("the driver's libraries are here, and its kernel module is not loaded", on_node("modprobe nvidia"))
-    };
-    finding("drv-not-loaded", "driver", message)
-        .proof("/proc/driver/nvidia/version", if has_module { "there" } else { "not there" }, None)
-        .proof("/dev/nvidiactl", if place.has_nodes() { "there" } else { "not there" }, None)
-        .sees("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
-        .cure(cure)
+    let elsewhere = [Platform::Wsl, Platform::Tegra, Platform::Gvisor].iter().any(|p| place.is(*p));
+    if is_wsl_blocked(facts) {
+        return Some(wsl_blocked(facts));
+    }
+    // With the module loaded and its nodes there, something else is the matter.
+    first_access(facts).or_else(|| (!(elsewhere || has_module && place.has_nodes())).then(|| nothing_behind(facts)))
 }
 
-fn stub(failed: &Failed<'_>) -> Finding {
-    finding("ver-stub-34", &failed.step.file, "a linker stub stands in the place of the driver")
+/// The driver's libraries are there, and nothing of the kernel's side.
+fn nothing_behind(facts: &Facts) -> Finding {
+    let place = node(facts);
+    let has_module = matches!(place.driver, Observed::Seen(_));
+    let found = if has_module {
+        finding("drv-absent", "libcuda.so.1", "the driver's libraries are here, and no GPU was given to this container")
+            .sees("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected")
+            .cure(give_gpu("start the container with a GPU; libraries of a driver that lie in the image do not count"))
+    } else {
+        finding("drv-not-loaded", "driver", "the driver's libraries are here, and its kernel module is not loaded")
+            .sees("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
+            .cure(on_node("sudo modprobe nvidia; if that fails, install the driver for the kernel that runs"))
+    };
+    found.proof("/proc/driver/nvidia/version", if has_module { "there" } else { "not there" }, None).proof(
+        "/dev/nvidiactl",
+        match place.device("/dev/nvidiactl") {
+            Some(_) if place.is_backed("/dev/nvidiactl") => "there",
+            Some(_) => "there, and no driver behind it",
+            None => "not there",
+        },
+        None,
+    )
+}
+
+/// `CUDA_ERROR_STUB_LIBRARY`
+pub const STUB_LIBRARY: i64 = 34;
+
+/// CUDA has got a linker stub.
+pub fn stub(facts: &Facts, file: &str) -> Finding {
+    // What the files tell says how it came to be found.
+    if let Some(found) = driver_files::stub_of(facts) {
+        return found;
+    }
+    finding("ver-stub-34", file, "a linker stub stands in the place of the driver")
         .sees("CUDA driver is a stub library")
         .cure(Fix::dockerfile(
             "use the stubs only while linking: LIBRARY_PATH, never LD_LIBRARY_PATH",
-            format!("RUN rm -f {}", failed.step.file),
+            format!("RUN rm -f {file}"),
         ))
 }
 
-fn not_initialised(facts: &Facts) -> Finding {
+fn not_initialised(facts: &Facts) -> Option<Finding> {
+    let place = node(facts);
     if let Some(found) = first_access(facts) {
-        return found;
+        return Some(found);
     }
-    finding("dev-uvm-hmm", "nvidia-uvm", "every device node is as it should be, and CUDA cannot be initialised")
-        .sees("CUDA_ERROR_NOT_INITIALIZED: initialization error")
-        .cure(on_node(
-            "if dmesg shows request_free_mem_region() err -34: options nvidia_uvm uvm_disable_hmm=1 in /etc/modprobe.d",
-        ))
+    if place.is(Platform::Gvisor) {
+        return Some(gvisor(facts));
+    }
+    if place.is(Platform::Wsl) || place.is(Platform::Tegra) {
+        return None;
+    }
+    if !place.has_nodes() {
+        return Some(nothing_behind(facts));
+    }
+    Some(
+        finding("dev-uvm-hmm", "nvidia-uvm", "every device node is as it should be, and CUDA cannot be initialised")
+            .proof("/dev/nvidia-uvm", "can be opened", Some("open(2)".into()))
+            .sees("CUDA_ERROR_NOT_INITIALIZED: initialization error")
+            .cure(on_node(
+                "if dmesg shows request_free_mem_region() err -34: \
+                 echo 'options nvidia_uvm uvm_disable_hmm=1' | sudo tee /etc/modprobe.d/uvm.conf, and reboot",
+            )),
+    )
 }
 
-fn busy(facts: &Facts) -> Finding {
-    let modes: Vec<String> =
-        gpus(facts).iter().filter_map(|g| Some(format!("{}: {}", g.index, g.compute_mode.get()?))).collect();
-    finding("gpu-exclusive", "compute mode", "another process has the GPU for itself, or nobody may compute on it")
-        .proof(
-            "compute mode",
-            if modes.is_empty() { "not known".into() } else { modes.join(", ") },
-            Some("NVML".into()),
-        )
-        .sees("CUDA error: all CUDA-capable devices are busy or unavailable")
-        .cure(on_node("nvidia-smi -c 0, or use MPS"))
+fn busy(facts: &Facts) -> Option<Finding> {
+    gpu_state::without_instance(facts).or_else(|| gpu_state::exclusive(facts)).map(as_error)
 }
 
-fn memory_full(facts: &Facts, call: &str) -> Finding {
-    let mut found = finding("gpu-mem-full", call, "there is no memory left on a GPU for so much as a context");
-    for gpu in gpus(facts) {
-        if let Some(memory) = gpu.memory.get() {
-            let (free, total) = (memory.free >> 20, memory.total >> 20);
-            found =
-                found.proof("memory", format!("GPU {}: {free} of {total} MiB free", gpu.index), Some("NVML".into()));
-        }
+/// Calls that fail for want of memory on the GPU; that of the others would be the host's.
+fn needs_memory(call: &Call) -> bool {
+    ["cuDevicePrimaryCtxRetain(", "cuCtx", "cuMem", "cuModule", "cuLaunchKernel("]
+        .iter()
+        .any(|name| call.name.starts_with(name))
+}
+
+fn memory_full(facts: &Facts, call: &Call) -> Finding {
+    let (shown, gpu) = gpu_of(facts, call);
+    let mut found = finding("gpu-mem-full", &shown, format!("{shown} has no memory left for so much as a context"));
+    if let Some(memory) = gpu.and_then(|gpu| gpu.memory.get()) {
+        let (free, total) = (memory.free >> 20, memory.total >> 20);
+        found = found.proof("memory", format!("{free} of {total} MiB free"), Some("NVML".into()));
     }
     found
         .sees("torch.OutOfMemoryError: CUDA out of memory.")
         .cure(Fix::words("end what holds it: other containers on the node are not seen from here"))
 }
 
+/// CUDA met an error of the memory.
+fn memory_errors(facts: &Facts) -> Finding {
+    gpus(facts).into_iter().find_map(gpu_state::ecc).map_or_else(
+        || {
+            finding("gpu-ecc", "GPU", "a GPU has had an uncorrectable memory error")
+                .sees("CUDA error: uncorrectable ECC error encountered")
+                .cure(on_node("drain it and reset the GPU"))
+        },
+        as_error,
+    )
+}
+
 fn no_jit() -> Finding {
     finding("ver-jit-221", "libnvidia-ptxjitcompiler.so.1", "the driver's PTX compiler is not in the container")
         .sees("CUDA_ERROR_JIT_COMPILER_NOT_FOUND: PTX JIT compiler library not found")
-        .cure(give_gpu("let NVIDIA's runtime inject the driver: libcuda alone is not enough"))
+        .cure(give_gpu("let NVIDIA's runtime mount the driver: libcuda alone is not enough"))
 }
 
 fn gvisor(facts: &Facts) -> Finding {
-    let driver = node(facts).driver.seen().map_or("not known".to_owned(), |d| d.version.clone());
-    finding("dev-gvisor", "gVisor", "gVisor passes on what it knows of this driver's calls, and that is not enough")
+    let driver = facts.driver.as_ref().and_then(Driver::system).and_then(|system| system.driver.get().cloned());
+    let driver = driver.or_else(|| node(facts).driver.seen().map(|d| d.version.clone()));
+    finding("dev-gvisor", "gVisor", "gVisor does not pass on what this release of the driver asks for")
         .proof("kernel", "gVisor", Some("/proc/version".into()))
-        .proof("driver", driver, None)
+        .proof("driver", driver.unwrap_or_else(|| "not known".into()), None)
         .sees("CUDA_ERROR_OPERATING_SYSTEM: OS call failed or operation not supported on this OS")
-        .cure(on_node("run a driver release that nvproxy supports (runsc nvproxy list-supported-drivers)"))
-}
-
-fn not_permitted() -> Finding {
-    finding("dev-imex", "/dev/nvidia-caps-imex-channels", "the GPU refuses what needs an IMEX channel")
-        .sees("CUDA_ERROR_NOT_PERMITTED: operation not permitted")
-        .cure(privileges::imex_cure())
-}
-
-fn fabric() -> Finding {
-    finding("dev-fabric-802", "NVSwitch", "the NVSwitch fabric is not ready")
-        .sees("Error 802: system not yet initialized")
-        .cure(on_node("start nvidia-fabricmanager of the same release as the driver, and wait until it is done"))
+        .cure(on_node("run a driver release that runsc nvproxy list-supported-drivers names, with --nvproxy"))
 }
 
 fn mps(facts: &Facts) -> Finding {
+    let place = node(facts);
     let pipe = super::place::variable(facts, "CUDA_MPS_PIPE_DIRECTORY").unwrap_or("/tmp/nvidia-mps").to_owned();
+    let mounted = place.mounted(&pipe).map_or("not mounted here", |_| "mounted here");
     finding("gpu-mps-805", &pipe, "CUDA is told to use MPS, and cannot reach its server")
-        .proof("pipe directory", &pipe, Some("CUDA_MPS_PIPE_DIRECTORY".into()))
+        .proof("pipe directory", format!("{pipe}: {mounted}"), Some("CUDA_MPS_PIPE_DIRECTORY".into()))
+        .proof("user", place.process.uid.to_string(), None)
         .sees("Error 805: MPS client failed to connect to the MPS control daemon or the MPS server")
         .cure(Fix {
             summary: "share the pipe directory and the IPC namespace of the node, as the user that runs the server"
                 .into(),
-            docker_run: Some("docker run --ipc=host -v /tmp/nvidia-mps:/tmp/nvidia-mps …".into()),
-            ..Fix::default()
+            docker_run: Some(format!("docker run --ipc=host -v {pipe}:{pipe} …")),
+            kubernetes: Some("spec: { hostIPC: true }  # and a hostPath volume for the pipe directory".into()),
+            dockerfile: None,
         })
 }
 
-fn unknown(facts: &Facts, call: &str, code: Option<i64>) -> Finding {
-    first_access(facts).unwrap_or_else(|| other(call, code, "unknown error"))
+/// An error without a cause of its own: where the container or the GPUs are not as they should be, that is it.
+fn unknown(facts: &Facts) -> Option<Finding> {
+    first_access(facts)
+        .or_else(|| is_wsl_blocked(facts).then(|| wsl_blocked(facts)))
+        .or_else(|| gpu_state::of_none_usable(facts).filter(|_| !works(facts)))
+        .or_else(|| driver_missing::of_manager(facts).filter(|_| !works(facts)))
 }
 
-fn lost(call: &str) -> Finding {
-    finding("gpu-lost", call, "a GPU has fallen off the bus")
+/// A GPU that NVML does not tell more of.
+fn lost() -> Finding {
+    finding("gpu-lost", "GPU", "a GPU has fallen off the bus")
         .sees("Unable to determine the device handle for GPU: GPU is lost. Reboot the system to recover this GPU")
         .cure(on_node("reboot it; if it happens again, look at its power, its heat and its slot"))
 }
 
-fn reset(call: &str) -> Finding {
-    finding("gpu-reset-req", call, "a GPU has to be reset")
+fn reset() -> Finding {
+    finding("gpu-reset-req", "GPU", "a GPU has to be reset")
         .cure(on_node("nvidia-smi --gpu-reset, with nothing running on it"))
+}
+
+/// WSL without its device, or with a driver that Windows does not answer.
+fn is_wsl_blocked(facts: &Facts) -> bool {
+    let place = node(facts);
+    let calls = facts.driver.as_ref().and_then(|d| d.nvml.seen()).map(|run| run.calls.as_slice()).unwrap_or_default();
+    let refused = |call: &Call| matches!(&call.outcome, Outcome::Error(e) if matches!(e.code, Some(9 | 17 | 999)));
+    let is_refused = calls.iter().any(|call| call.name == "nvmlInit_v2" && refused(call));
+    place.is(Platform::Wsl) && (place.device("/dev/dxg").is_none() || is_refused)
 }
 
 fn wsl_blocked(facts: &Facts) -> Finding {
     let has_dxg = node(facts).device("/dev/dxg").is_some();
-    finding("dev-wsl-blocked", "/dev/dxg", "Windows does not let this system use the GPU")
-        .proof("/dev/dxg", if has_dxg { "there" } else { "not there" }, None)
-        .sees("Failed to initialize NVML: GPU access blocked by the operating system")
-        .cure(Fix::words("update the driver of Windows, and remove Linux driver packages from WSL and from the image"))
+    let mut found = finding("dev-wsl-blocked", "/dev/dxg", "Windows does not let this system use the GPU").proof(
+        "/dev/dxg",
+        if has_dxg { "there" } else { "not there" },
+        None,
+    );
+    let driver = facts.driver.as_ref();
+    for path in [driver.and_then(|d| d.libcuda.clone()), driver.and_then(|d| d.libnvml.clone())].into_iter().flatten() {
+        let whose = if path.starts_with("/usr/lib/wsl/") { "of Windows" } else { "not in /usr/lib/wsl" };
+        found = found.proof("library", path, Some(whose.into()));
+    }
+    found.sees("Failed to initialize NVML: GPU access blocked by the operating system").cure(Fix {
+        summary: "update the driver of Windows, and remove Linux driver packages from WSL and from the image".into(),
+        docker_run: Some("docker run --gpus all …".into()),
+        ..Fix::default()
+    })
 }
 
 /// A code that nothing here explains: told as it is.
-fn other(call: &str, code: Option<i64>, name: &str) -> Finding {
+fn other(call: &Call, code: Option<i64>, name: &str) -> Finding {
     let code = code.map_or_else(String::new, |c| format!(" ({c})"));
-    finding("drv-call-failed", call, format!("{call} fails: {name}{code}"))
+    finding("drv-call-failed", &call.name, format!("{} fails: {name}{code}", call.name))
         .sees(name.to_owned())
         .cure(on_node("look for NVRM and Xid in dmesg, and restart the container"))
 }

@@ -1,6 +1,7 @@
 //! Driver libraries in an image: they belong to the host, and are mounted when the container starts.
 
 use super::pages::Severity;
+use super::place::{variable, works};
 use super::{Check, Rule, Surveyed, file_name, finding};
 use crate::facts::{DriverFile, DriverFileKind, Facts};
 use crate::finding::{Finding, Fix};
@@ -55,45 +56,55 @@ fn remove(file: &DriverFile) -> Fix {
 
 /// A stub is harmless in its own directory, and an error once a search path leads there.
 fn stub(facts: &Facts) -> Surveyed {
-    let on_path: Vec<&str> = facts
-        .image
-        .env
-        .iter()
-        .filter(|(name, _)| name == "LD_LIBRARY_PATH")
-        .flat_map(|(_, value)| value.split([':', ';']))
+    Surveyed::found(stubs(facts))
+}
+
+/// What is found of the stub that the driver's name leads to.
+pub fn stub_of(facts: &Facts) -> Option<Finding> {
+    let used = of_kind(facts, DriverFileKind::Stub).find(|f| f.used)?;
+    stubs(facts).into_iter().find(|found| found.subject == used.path)
+}
+
+fn stubs(facts: &Facts) -> Vec<Finding> {
+    let on_path: Vec<&str> = variable(facts, "LD_LIBRARY_PATH")
+        .into_iter()
+        .flat_map(|value| value.split([':', ';']))
         .map(|d| d.trim_end_matches('/'))
         .collect();
-    let findings: Vec<Finding> = of_kind(facts, DriverFileKind::Stub)
-        .filter_map(|f| {
-            let dir = f.path.rsplit_once('/').map_or("", |(d, _)| d);
-            let listed = on_path.contains(&dir);
-            let in_stubs = f.path.contains("/stubs/");
-            // Outside a directory of stubs it stands where libraries are searched for.
-            if !(listed || f.used || !in_stubs) || !f.path.contains("libcuda.so") {
-                return None;
-            }
-            let why = if listed { "its directory is on LD_LIBRARY_PATH" } else { "it stands among the libraries" };
-            let mut found =
-                finding("ver-stub-34", &f.path, format!("{} is a linker stub, and {why}", file_name(&f.path)))
-                    .proof("file", &f.path, Some(format!("{} bytes; the driver's has tens of megabytes", f.size)))
-                    .cure(if listed {
-                        Fix::dockerfile(
-                            "use the stubs only while linking: LIBRARY_PATH, never LD_LIBRARY_PATH",
-                            format!(
-                                "ENV LD_LIBRARY_PATH={}",
-                                on_path.iter().filter(|d| **d != dir).copied().collect::<Vec<_>>().join(":")
-                            ),
-                        )
-                    } else {
-                        remove(f)
-                    });
-            found.user_sees = Some("CUDA driver is a stub library".into());
-            if !f.path.ends_with("libcuda.so.1") {
-                // Programs ask for libcuda.so.1; the bare name is asked for by few.
-                found.severity = Severity::Warning;
-            }
-            Some(found)
-        })
-        .collect();
-    Surveyed::found(findings)
+    of_kind(facts, DriverFileKind::Stub).filter_map(|file| of_stub(facts, file, &on_path)).collect()
+}
+
+fn of_stub(facts: &Facts, file: &DriverFile, on_path: &[&str]) -> Option<Finding> {
+    let dir = file.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+    let listed = on_path.contains(&dir);
+    let in_stubs = file.path.contains("/stubs/");
+    // Outside a directory of stubs it stands where libraries are searched for.
+    if !(listed || file.used || !in_stubs) || !file.path.contains("libcuda.so") {
+        return None;
+    }
+    let why = match (listed, in_stubs) {
+        (true, _) => "its directory is on LD_LIBRARY_PATH",
+        (false, true) => "libcuda.so.1 leads to it",
+        (false, false) => "it stands among the libraries",
+    };
+    let message = format!("{} is a linker stub, and {why}", file_name(&file.path));
+    let cure = if listed {
+        let rest: Vec<&str> = on_path.iter().filter(|d| **d != dir).copied().collect();
+        Fix::dockerfile(
+            "use the stubs only while linking: LIBRARY_PATH, never LD_LIBRARY_PATH",
+            format!("ENV LD_LIBRARY_PATH={}", rest.join(":")),
+        )
+    } else {
+        remove(file)
+    };
+    let found = finding("ver-stub-34", &file.path, message)
+        .proof("file", &file.path, Some(format!("{} bytes; the driver's has tens of megabytes", file.size)))
+        .sees("CUDA driver is a stub library")
+        .cure(cure);
+    if file.used {
+        return Some(found.breaks("gpu"));
+    }
+    // Programs ask for libcuda.so.1; the bare name is asked for by few. Where CUDA works, the stub is not what they get.
+    let is_asked_for = file.path.ends_with("libcuda.so.1") && !works(facts);
+    Some(Finding { severity: if is_asked_for { found.severity } else { Severity::Warning }, ..found })
 }

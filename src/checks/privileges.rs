@@ -1,6 +1,7 @@
 //! What the container may not do, and which part of a workload notices. None of it keeps CUDA from working.
 
 use super::gpu_state::COMPLETED;
+use super::pages::Severity;
 use super::place::{gpus, node, variable};
 use super::{Check, Rule, Surveyed, file_name, finding};
 use crate::facts::Facts;
@@ -73,16 +74,25 @@ fn pidfd(facts: &Facts) -> Option<Finding> {
         .iter()
         .any(|name| variable(facts, name).is_some_and(|v| v.replace(' ', "").contains("expandable_segments:True")));
     (expandable && node.process.seccomp == 2 && !node.may(SYS_PTRACE)).then(|| {
-        finding("dev-pidfd", "PYTORCH_CUDA_ALLOC_CONF", "expandable segments cannot be shared between processes here")
-            .proof("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", Some("environment".into()))
-            .proof("CAP_SYS_PTRACE", "no", None)
-            .sees("RuntimeError: pidfd_getfd: Operation not permitted")
-            .cure(Fix {
-                summary: "add the capability, or do without expandable segments".into(),
-                docker_run: Some("docker run --cap-add SYS_PTRACE …".into()),
-                kubernetes: Some("securityContext: { capabilities: { add: [SYS_PTRACE] } }".into()),
-                dockerfile: None,
-            })
+        let mut found = finding(
+            "dev-pidfd",
+            "PYTORCH_CUDA_ALLOC_CONF",
+            "expandable segments cannot be shared between processes here",
+        )
+        .proof("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", Some("environment".into()))
+        .proof("CAP_SYS_PTRACE", "no", None)
+        .sees("RuntimeError: pidfd_getfd: Operation not permitted")
+        .cure(Fix {
+            summary: "add the capability, or do without expandable segments".into(),
+            docker_run: Some("docker run --cap-add SYS_PTRACE …".into()),
+            kubernetes: Some("securityContext: { capabilities: { add: [SYS_PTRACE] } }".into()),
+            dockerfile: None,
+        });
+        if gpus(facts).len() < 2 {
+            // One process for each GPU is what shares tensors.
+            found.severity = Severity::Note;
+        }
+        found
     })
 }
 
@@ -90,11 +100,11 @@ fn pidfd(facts: &Facts) -> Option<Finding> {
 fn peers(facts: &Facts) -> Option<Finding> {
     let gpus = gpus(facts);
     let on_pcie = gpus.iter().all(|g| g.nvlinks.get().is_some_and(|links| !links.contains(&true)));
-    let is_virtual = gpus.iter().any(|g| g.virtualization.get().is_some_and(|v| v != "None"));
-    (gpus.len() > 1 && on_pcie && is_virtual).then(|| {
+    let virtualization = gpus.iter().filter_map(|g| g.virtualization.get()).find(|mode| *mode != "Bare")?;
+    (gpus.len() > 1 && on_pcie).then(|| {
         finding("gpu-p2p-acs", "peer-to-peer", "several GPUs talk over PCIe from within a virtual machine")
             .proof("NVLink", "none", Some("NVML".into()))
-            .proof("virtualization", "yes", Some("NVML".into()))
+            .proof("virtualization", virtualization, Some("NVML".into()))
             .cure(Fix {
                 summary: "if NCCL hangs, access control (ACS) drops what one GPU writes to another".into(),
                 dockerfile: Some("ENV NCCL_P2P_DISABLE=1".into()),
@@ -104,12 +114,13 @@ fn peers(facts: &Facts) -> Option<Finding> {
 }
 
 /// Memory that is shared between nodes (multi-node NVLink) wants a channel of the IMEX service.
-fn channels(facts: &Facts) -> Option<Finding> {
+pub fn channels(facts: &Facts) -> Option<Finding> {
     let node = node(facts);
     let known = node.majors.seen()?.contains_key("nvidia-caps-imex-channels");
     let is_there = node.devices.iter().any(|(p, d)| p.starts_with(IMEX_CHANNELS) && d.number.is_some());
-    // The module makes the devices on every node; only those in an NVLink domain of several nodes have a use for them.
-    let in_domain = gpus(facts).iter().any(|g| g.fabric.get().is_some_and(|f| f.state == COMPLETED));
+    // The module has them on every node; only those in an NVLink domain of several nodes have a use for them. NCCL tells
+    // by the same field (src/mnnvl.cc).
+    let in_domain = gpus(facts).iter().any(|g| g.fabric.get().is_some_and(|f| f.state == COMPLETED && f.clustered));
     (known && in_domain && !is_there).then(|| {
         finding("dev-imex", IMEX_CHANNELS, "no IMEX channel was given to this container: no memory of other nodes")
             .proof("nvidia-caps-imex-channels", "the kernel module has them", Some("/proc/devices".into()))
@@ -122,7 +133,7 @@ fn channels(facts: &Facts) -> Option<Finding> {
 const IMEX_CHANNELS: &str = "/dev/nvidia-caps-imex-channels";
 
 /// What gives a container a channel.
-pub fn imex_cure() -> Fix {
+fn imex_cure() -> Fix {
     Fix {
         summary: "give the container a channel, or do without memory across nodes: NCCL_MNNVL_ENABLE=0".into(),
         docker_run: Some("docker run -e NVIDIA_IMEX_CHANNELS=0 …".into()),

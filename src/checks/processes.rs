@@ -6,7 +6,7 @@ use super::place::{self, on_node, variable};
 use super::{Check, Failed, Rule, Surveyed, file_name, finding};
 use crate::facts::Facts;
 use crate::finding::{Finding, Fix};
-use crate::probe::{Death, Outcome};
+use crate::probe::{Call, Death, Outcome};
 
 /// What the workload has mapped that runs already.
 pub static RUNNING: Check = Check { ids: &["lib-dup-cuda", "lib-mapped-other"], rule: Rule::Survey(running) };
@@ -20,58 +20,63 @@ pub static MAPPED: Check = Check { ids: &["lib-mapped-other"], rule: Rule::Surve
 
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     let call = failed.call()?;
-    let is_driver = failed.subject.capability == "gpu";
     let file = &failed.step.file;
-    let of = file_name(file);
-    let printed = || {
+    if failed.subject.capability == "gpu" {
+        return of_driver(call, file);
+    }
+    let printed = {
         let library = facts.libraries.iter().find(|l| l.paths.last() == Some(file));
-        let output = library.and_then(|l| l.run.seen()).map(|run| run.output.trim().to_owned());
-        output.filter(|text| !text.is_empty())
+        library.and_then(|l| l.run.seen()).map(|run| run.output.trim()).filter(|text| !text.is_empty())
     };
+    let of = file_name(file);
+    const CURE: &str = "install the release of it that the framework asks for, and let no other copy be loaded";
     let found = match &call.outcome {
         Outcome::Ok => return None,
         Outcome::Died(death) => {
-            let (id, message) = match (is_driver, death) {
-                (true, _) => ("drv-crash", format!("the driver does not survive {}: {death}", call.name)),
-                (false, Death::Exit(_)) => ("lib-crash", format!("{of} ends the process in {}: {death}", call.name)),
-                (false, Death::Signal(_)) => ("lib-crash", format!("{of} does not survive {}: {death}", call.name)),
+            let message = match death {
+                Death::Exit(_) => format!("{of} ends the process in {}: {death}", call.name),
+                Death::Signal(_) => format!("{of} does not survive {}: {death}", call.name),
             };
-            let cure = if is_driver {
-                on_node("look for NVRM and Xid in dmesg; the libraries in the container must be those of the driver")
-            } else {
-                Fix::words("install the release of it that the framework asks for, and let no other copy be loaded")
-            };
-            finding(id, file, message).sees(death.to_string()).cure(cure)
+            finding("lib-crash", file, message).sees(death.to_string()).cure(Fix::words(CURE))
         }
-        Outcome::TimedOut(after) => {
-            let seconds = *after as f64 / 1000.0;
-            let message = format!("{} has not come back after {seconds} s", call.name);
-            if is_driver {
-                finding("gpu-hang", &call.name, message)
-                    .cure(on_node("a GPU or the driver is stuck: look for NVRM and Xid in dmesg, and reboot it"))
-            } else {
-                finding("lib-hang", file, message)
-                    .cure(Fix::words("see what it waits for: strace -f of the workload tells"))
-            }
-        }
-        Outcome::Error(_) if is_driver => return None,
+        Outcome::TimedOut(after) => finding("lib-hang", file, late(call, *after))
+            .cure(Fix::words("see what it waits for: strace -f of the workload tells")),
         Outcome::Error(error) => {
-            let text = printed().unwrap_or_else(|| error.name.clone());
+            let text = printed.unwrap_or(&error.name);
             let (id, message) = if text.contains("nvrtc-builtins") {
                 ("lib-nvrtc-builtins", format!("NVRTC compiles nothing: {}", error.name))
             } else {
                 ("lib-refused", format!("{of} is loaded, and {} fails: {}", call.name, error.name))
             };
-            finding(id, file, message).sees(text).cure(Fix::words(
-                "install the release of it that the framework asks for, and let no other copy be loaded",
-            ))
+            finding(id, file, message).sees(text).cure(Fix::words(CURE))
         }
     };
-    let mut found = found.proof("call", &call.name, Some(file.clone()));
-    if let Some(output) = printed() {
-        found = found.proof("printed", output.lines().next().unwrap_or_default(), None);
-    }
-    Some(found)
+    let found = found.proof("call", &call.name, Some(file.clone()));
+    Some(match printed {
+        Some(output) => found.proof("printed", output.lines().next().unwrap_or_default(), None),
+        None => found,
+    })
+}
+
+/// A call of the driver that did not come back; none if it did, with whatever answer.
+pub fn of_driver(call: &Call, file: &str) -> Option<Finding> {
+    let found = match &call.outcome {
+        Outcome::Ok | Outcome::Error(_) => return None,
+        Outcome::Died(death) => {
+            finding("drv-crash", file, format!("the driver does not survive {}: {death}", call.name))
+                .sees(death.to_string())
+                .cure(on_node(
+                    "look for NVRM and Xid in dmesg; the libraries in the container must be those of the driver",
+                ))
+        }
+        Outcome::TimedOut(after) => finding("gpu-hang", &call.name, late(call, *after))
+            .cure(on_node("a GPU or the driver is stuck: look for NVRM and Xid in dmesg, and reboot it")),
+    };
+    Some(found.proof("call", &call.name, Some(file.to_owned())))
+}
+
+fn late(call: &Call, after: u64) -> String {
+    format!("{} has not come back after {} s", call.name, after as f64 / 1000.0)
 }
 
 /// The model of the loader foretold one path, and the loader took another: then the model is wrong here.

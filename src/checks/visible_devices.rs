@@ -1,6 +1,7 @@
 //! `CUDA_VISIBLE_DEVICES`: which GPUs the workload sees of those that the container has (CUDA C++ Programming Guide,
 //! environment variables).
 
+use super::pages::Severity;
 use super::place::{gpus, variable};
 use super::{Check, Rule, Surveyed, finding};
 use crate::facts::Facts;
@@ -15,8 +16,14 @@ fn survey(facts: &Facts) -> Surveyed {
     }
     match hides(facts) {
         Some(found) if hides_all(facts) => Surveyed::found(vec![found.breaks("gpu")]),
-        other => Surveyed::found(other.into_iter().collect()),
+        other => Surveyed::found(other.map(as_warning).into_iter().collect()),
     }
+}
+
+/// Some GPUs are left to work with.
+fn as_warning(mut found: Finding) -> Finding {
+    found.severity = Severity::Warning;
+    found
 }
 
 /// Entries up to the first that is not valid; what comes after it is ignored.
@@ -46,7 +53,8 @@ fn mig_devices(gpu: &mldoctor_probes::nvml::Gpu) -> impl Iterator<Item = &str> {
     gpu.mig.get().into_iter().flat_map(|mig| &mig.devices).map(String::as_str)
 }
 
-fn hides_all(facts: &Facts) -> bool {
+/// Whether it leaves none.
+pub fn hides_all(facts: &Facts) -> bool {
     entries(facts).is_some_and(|(valid, _)| valid.is_empty())
 }
 

@@ -14,6 +14,12 @@ pub struct Driver {
     pub libcuda: Option<String>,
     /// Path of `libnvidia-ml.so.1` as a program would find it.
     pub libnvml: Option<String>,
+    /// The file behind `libcuda`, links resolved: its name tells the release.
+    #[serde(default)]
+    pub libcuda_file: Option<String>,
+    /// The file behind `libnvml`, links resolved.
+    #[serde(default)]
+    pub libnvml_file: Option<String>,
     /// The CUDA driver API.
     pub cuda: Observed<Run>,
     /// NVML.

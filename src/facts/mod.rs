@@ -176,9 +176,10 @@ pub struct Libraries {
 }
 
 impl Libraries {
-    /// Marks what something that was tried has mapped.
-    pub fn mark_used(&mut self, subjects: &[Subject]) {
-        let mapped: BTreeSet<&str> = subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str()).collect();
+    /// Marks what something that was tried has mapped, and what the name of the driver leads to.
+    pub fn mark_used(&mut self, subjects: &[Subject], libcuda: Option<&str>) {
+        let mapped = subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str());
+        let mapped: BTreeSet<&str> = mapped.chain(libcuda).collect();
         for copy in &mut self.cuda_copies {
             copy.used = mapped.contains(copy.path.as_str());
         }

@@ -27,6 +27,8 @@ pub struct Node {
     pub devices: BTreeMap<String, DeviceNode>,
     /// Mount points that bear on the driver, the caches or the libraries.
     pub mounts: Observed<BTreeMap<String, Mount>>,
+    /// When `/etc/ld.so.cache` was written last.
+    pub cache_written: Observed<Written>,
     /// This process.
     pub process: ProcessFacts,
     /// The first process of the container, where it is the workload.
@@ -127,6 +129,16 @@ pub enum Platform {
     Gvisor,
     /// A virtual machine of its own for each container.
     Kata,
+}
+
+/// A time, as seen from the start of the container's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Written {
+    /// Earlier.
+    BeforeStart,
+    /// Later, or in the seconds in which the container was made.
+    SinceStart,
 }
 
 /// The kernel module.

@@ -194,6 +194,14 @@ impl Cache {
         out
     }
 
+    /// Every name with its file, as `ldconfig -p` lists them, also those for other machines.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        (0..self.count).filter_map(|i| {
+            let value = u32_at(&self.data, self.entries + i * self.entry_size + 8)?;
+            Some((self.key(i)?, self.string(value)?))
+        })
+    }
+
     fn key(&self, index: usize) -> Option<&[u8]> {
         self.string(u32_at(&self.data, self.entries + index * self.entry_size + 4)?)
     }

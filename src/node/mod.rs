@@ -58,6 +58,7 @@ pub fn observe(rootfs: &Rootfs, processes: &Processes<'_>) -> Node {
         majors: devices::majors(rootfs),
         devices: devices::nodes(rootfs),
         mounts: mounts(processes),
+        cache_written: process::cache_written(rootfs, processes),
         process: process::own(processes),
         pid1: process::first(processes),
         host: host::observe(rootfs),

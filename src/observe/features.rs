@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::import::{ctypes, interpreter, module_file};
 use super::live::{self, Plan};
-use super::{Examination, places, scan, tools};
+use super::{Examination, libcuda, places, scan, tools};
 use crate::facts::{Absence, How, Observed, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, File, Framework, Open, Release, bitsandbytes, libibverbs, pathfinder, release};
 use crate::loader::{Failure, LoadError, Mode, Object, ObjectId, Process};
@@ -217,7 +217,10 @@ impl<'e> Parts<'e> {
         }
         subject.steps.extend(feature.files.iter().map(|file| self.look_for(file)));
         for tool in &feature.tools {
-            subject.steps.extend(tools::find(self.examination, self.python, tool));
+            subject.steps.extend(match tool.as_str() {
+                "libcuda" => libcuda::find(self.examination, process),
+                tool => tools::find(self.examination, self.python, tool),
+            });
         }
     }
 

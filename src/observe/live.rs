@@ -8,11 +8,11 @@ use mldoctor_probes::library::Family;
 use mldoctor_probes::{CallError, Job, Load};
 
 use crate::facts::driver::Library;
-use crate::facts::node::Node;
+use crate::facts::node::{Node, Platform};
 use crate::facts::{Absence, Driver, How, Observed, Step, StepOutcome, Subject, Weight};
 use crate::loader::{Environment, Failure, LoadError, Mode, ObjectId, Process};
 use crate::parallel;
-use crate::probe::{Inside, Outcome, Probe, Run, locate, open_devices};
+use crate::probe::{Call, Inside, Outcome, Probe, Run, locate, open_devices};
 
 /// How things are tried for real.
 #[derive(Debug, Clone)]
@@ -243,7 +243,14 @@ impl Prober {
             Task::Compute => driver(Job::Compute, libcuda, LIBCUDA),
             Task::Library(plan) => {
                 let loads: Vec<Load> = plan.paths.iter().map(Load::local).collect();
-                observed(self.probe.run(Job::Library(plan.family), &loads.iter().collect::<Vec<_>>()))
+                // CUPTI 13 calls itself without end where it does not find the driver (13.2, cuptiGetVersion).
+                let lacks_driver = plan.family == Family::Cupti && paths.is_some() && libcuda.is_none();
+                let job = match plan.family {
+                    _ if lacks_driver => Job::Load,
+                    Family::Nvrtc if depth >= Depth::Deep => Job::CompileAll,
+                    family => Job::Library(family),
+                };
+                observed(self.probe.run(job, &loads.iter().collect::<Vec<_>>()))
             }
         })
         .into_iter();
@@ -251,6 +258,8 @@ impl Prober {
         let driver = Driver {
             libcuda: libcuda.cloned(),
             libnvml: libnvml.cloned(),
+            libcuda_file: None,
+            libnvml_file: None,
             nvml: next(),
             cuda: if depth >= Depth::Driver { next() } else { Observed::NotAsked },
             computed: (depth >= Depth::Deep).then(&mut next),
@@ -271,12 +280,14 @@ fn observed(run: Result<Run, String>) -> Observed<Run> {
 }
 
 /// The capability `gpu`: what the driver said when CUDA was initialised, and when NVML was.
-pub fn gpu(paths: Option<&DriverPaths>, driver: &Driver) -> Subject {
+pub fn gpu(paths: Option<&DriverPaths>, driver: &Driver, node: &Node) -> Subject {
     let mut subject = Subject::new("gpu");
+    // The driver of Tegra came without NVML for long, and has one that tells little today.
+    let may_lack_nvml = node.platform.contains(&Platform::Tegra);
     for (name, path, weight) in
         [(LIBCUDA, paths.map(|p| &p.libcuda), Weight::Required), (LIBNVML, paths.map(|p| &p.libnvml), Weight::Optional)]
     {
-        if let Some(Err(failure)) = path {
+        if let Some(Err(failure)) = path.filter(|_| name != LIBNVML || !may_lack_nvml) {
             subject.steps.push(step(format!("open {name}"), name, weight, StepOutcome::Failed(failure.clone())));
         }
     }
@@ -288,7 +299,9 @@ pub fn gpu(paths: Option<&DriverPaths>, driver: &Driver) -> Subject {
         Observed::Failed(why) => subject.unknown = Some(format!("the driver could not be asked: {why}")),
         Observed::Absent(_) | Observed::NotAsked => {}
     }
-    if let Observed::Seen(run) = &driver.nvml {
+    if let Observed::Seen(run) = &driver.nvml
+        && !(may_lack_nvml && run.unfinished().is_none())
+    {
         // Where nobody else was asked, its word counts.
         let weight = if driver.cuda == Observed::NotAsked { Weight::Required } else { Weight::Optional };
         calls(&mut subject, run, driver.libnvml.as_deref().unwrap_or(LIBNVML), weight);
@@ -340,16 +353,20 @@ fn calls(subject: &mut Subject, run: &Run, file: &str, weight: Weight) {
     }
 }
 
-/// What came of trying the libraries of each capability.
+/// What came of trying the libraries of each capability. What cannot be loaded, an import fails at; what fails when it is
+/// called, the part of the framework that calls it.
 pub fn add_libraries(subjects: &mut [Subject], plans: &[Plan], libraries: &[Library]) {
     for plan in plans {
         let Some(subject) = subjects.iter_mut().find(|s| s.capability == plan.capability) else { continue };
         let Some(library) = libraries.iter().find(|l| l.paths == plan.paths) else { continue };
         let file = plan.paths.last().map_or("", String::as_str);
         let Observed::Seen(run) = &library.run else { continue };
+        let is_of_part = |plan: &Plan| !plan.capability.contains(':');
+        let has_part = || plans.iter().any(|other| other.paths == plan.paths && is_of_part(other));
+        let counts = |call: &Call| is_of_part(plan) || call.name.starts_with("dlopen ") || !has_part();
         let outcome = match run.calls.iter().find(|call| call.outcome != Outcome::Ok) {
-            Some(call) => StepOutcome::Call(call.clone()),
-            None => StepOutcome::Ok(file.to_owned()),
+            Some(call) if counts(call) => StepOutcome::Call(call.clone()),
+            _ => StepOutcome::Ok(file.to_owned()),
         };
         subject.steps.push(step(format!("ask {file}"), file, Weight::Required, outcome));
     }

@@ -2,6 +2,7 @@
 
 mod features;
 mod import;
+mod libcuda;
 pub mod live;
 mod places;
 mod recorded;
@@ -180,7 +181,7 @@ impl LiveFacts {
         for (path, said) in opened {
             node.devices.entry(path).or_default().open = said;
         }
-        let gpu = live::gpu(paths, &driver);
+        let gpu = live::gpu(paths, &driver, &node);
         let probe = Observed::Seen(prober.way.clone());
         Self { probe, node: Some(node), driver: Some(driver), libraries, gpu: Some(gpu) }
     }
@@ -294,7 +295,8 @@ impl Examination {
         };
         let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
         let live = self.try_for_real(&workload, &mut tried);
-        libraries.mark_used(&tried.subjects);
+        let libcuda = tried.driver.as_ref().and_then(|d| self.real(d.libcuda.as_ref().ok()?));
+        libraries.mark_used(&tried.subjects, libcuda.as_deref());
         let workload = workload
             .iter()
             .map(|w| match w {
@@ -381,6 +383,10 @@ impl Examination {
         }
         let mut live = LiveFacts::asked(&prober, node, tried.driver.as_ref(), &tried.plans);
         live.probe = probe;
+        if let Some(driver) = &mut live.driver {
+            let real = |path: &Option<String>| self.real(path.as_ref()?);
+            (driver.libcuda_file, driver.libnvml_file) = (real(&driver.libcuda), real(&driver.libnvml));
+        }
         live::add_libraries(&mut tried.subjects, &tried.plans, &live.libraries);
         live
     }
@@ -408,6 +414,11 @@ impl Examination {
         let mut tried = Tried { loader: known.loader.clone(), ..Tried::default() };
         tried.subjects = known.capabilities.iter().map(Subject::new).collect();
         self.facts(known.workload.clone(), tried, None, Libraries::default(), live)
+    }
+
+    /// The file behind links.
+    fn real(&self, path: &str) -> Option<String> {
+        Some(self.rootfs.canonicalize(Path::new(path)).ok()?.to_string_lossy().into_owned())
     }
 
     /// Gives the process of a target, with everything that does not load in it, to `show`.

@@ -100,7 +100,9 @@ fn directories(rootfs: &Rootfs, env: &Environment, sys_path: &[PathBuf]) -> Vec<
     dirs.extend(["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"].map(PathBuf::from));
     dirs.push(PathBuf::from(format!("/usr/lib/{arch}-linux-gnu")));
     dirs.push(PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/stubs")));
-    dirs.extend(["/usr/local/nvidia/lib", "/usr/local/nvidia/lib64"].map(PathBuf::from));
+    // Where platforms mount the driver: Kubernetes of Google, WSL, Jetson.
+    dirs.extend(["/usr/local/nvidia/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib"].map(PathBuf::from));
+    dirs.extend(["nvidia", "tegra"].map(|sub| PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/{sub}"))));
     let local = Path::new("/usr/local");
     for entry in rootfs.read_dir(local).unwrap_or_default() {
         if entry.name.as_bytes().starts_with(b"cuda") {
@@ -129,6 +131,9 @@ fn driver_file(rootfs: &Rootfs, mounts: &str, path: &Path) -> DriverFile {
         DriverFileKind::Empty
     } else if path.components().any(|c| c.as_os_str() == "compat") {
         DriverFileKind::Compat
+    } else if path.starts_with("/usr/lib/wsl") {
+        // That of Windows is small too: it opens the rest in the driver store.
+        DriverFileKind::Driver
     } else if path.components().any(|c| c.as_os_str() == "stubs") || (size < STUB_SIZE && !has_release(&shown)) {
         DriverFileKind::Stub
     } else {
@@ -142,9 +147,14 @@ fn has_release(path: &str) -> bool {
     path.rsplit_once(".so.").is_some_and(|(_, v)| v.split('.').next().is_some_and(|major| major.len() == 3))
 }
 
-/// Whether the container runtime mounted the file here.
+/// Whether the file was mounted here, by itself or with a directory above it.
 fn is_mounted(mounts: &str, path: &str) -> bool {
-    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| holds(point, path))
+}
+
+/// Whether a path is that of a mount point or below it. The root, which holds everything, is the image.
+fn holds(point: &str, path: &str) -> bool {
+    point != "/" && path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn copy(rootfs: &Rootfs, path: &Path) -> Option<LibraryCopy> {

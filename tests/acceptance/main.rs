@@ -8,11 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod containers;
+mod driver;
+mod live;
 mod parts;
 mod releases;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -140,6 +143,13 @@ fn check(at: &Installation, env: &[(&str, String)]) -> Value {
     })
 }
 
+/// Severity and id of each finding.
+fn findings(report: &Value) -> BTreeSet<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let all = report["findings"].as_array().unwrap().iter();
+    all.map(|f| format!("{} {}", text(&f["severity"]), text(&f["id"]))).collect()
+}
+
 /// What is predicted and what happens must be the same: whether it imports, and the message if not.
 fn compare(at: &Installation, env: &[(&str, String)]) -> Result<(), Failed> {
     let (real, report) = std::thread::scope(|scope| {
@@ -205,6 +215,9 @@ fn trials(at: &Arc<Installation>) -> Vec<Trial> {
         let at = Arc::clone(at);
         trials.push(Trial::test(format!("torch {}: {name}", at.release), move || run(&at)));
     };
+    for (name, run) in live::trials(at) {
+        trial(name, run);
+    }
     trial("as installed".into(), Box::new(|at| compare(at, &[])));
     for library in at.libraries() {
         // numpy's own tests and submodules that torch never imports would only repeat one another.
@@ -327,6 +340,7 @@ fn main() {
             list.extend(parts::trials(&installation));
         }
     }
+    list.extend(driver::trials());
     list.extend(releases::trials());
     list.extend(containers::trials());
     libtest_mimic::run(&arguments, list).exit();

@@ -2,12 +2,15 @@
 //!
 //! ```toml
 //! [case.node]                               # changes to the node, see src/facts/node.rs
-//! devices = { "/dev/nvidiactl" = { open = "EPERM" } }
+//! devices = { "/dev/nvidiactl" = { open = "EPERM" }, "/dev/nvidia0" = "gone" }
 //! [case.driver]                             # changes to the driver, see tests/fake-driver/src/lib.rs
 //! libcuda = "missing"                       # or the path that it is shown with; so with libnvml
+//! mounted = ["/usr/lib/libcuda.so.1"]       # files of the tree that do not belong to the image
 //! calls = { cuInit = { code = 100 } }
+//! deadline = 8                              # seconds that each child has; 2 where none is given
 //! [case.library]                            # a CUDA library that import:torch uses; calls as above
 //! family = "cudnn"
+//! part = "torch.conv"                       # a part of torch that uses it
 //! mapped = "/opt/other/libcudnn.so.9"       # where it is said to have come from
 //! ```
 //!
@@ -17,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mldoctor::facts::{Facts, Observed, Scope};
+use mldoctor::facts::{Facts, Observed};
 use mldoctor::loader::{Environment, Failure, LoadError};
 use mldoctor::observe::live::{self, DriverPaths, Plan, Prober};
 use mldoctor::observe::{Depth, Live};
@@ -53,6 +56,9 @@ gpus = [{}]
 pub struct Driver {
     libcuda: Option<String>,
     libnvml: Option<String>,
+    #[serde(default)]
+    mounted: Vec<String>,
+    deadline: Option<u64>,
     #[serde(flatten)]
     scenario: toml::Table,
 }
@@ -62,6 +68,7 @@ pub struct Driver {
 pub struct Library {
     family: Family,
     mapped: Option<String>,
+    part: Option<String>,
 }
 
 /// A healthy table with changes.
@@ -75,6 +82,7 @@ fn changed<T: DeserializeOwned>(healthy: &str, changes: Option<&toml::Table>) ->
                 {
                     merge(into, from);
                 }
+                (_, toml::Value::String(text)) if text == "gone" => _ = into.remove(key),
                 _ => _ = into.insert(key.clone(), value.clone()),
             }
         }
@@ -110,7 +118,7 @@ pub fn add(facts: &mut Facts, case: &Case) {
     let depth = if case.deep { Depth::Deep } else { Depth::Check };
     let live = Live {
         probe: None,
-        deadline: Duration::from_secs(2),
+        deadline: Duration::from_secs(driver.and_then(|d| d.deadline).unwrap_or(2)),
         until: None,
         depth,
         node: PathBuf::from("/"),
@@ -124,11 +132,12 @@ pub fn add(facts: &mut Facts, case: &Case) {
     let plans: Vec<Plan> = case
         .library
         .iter()
-        .map(|library| {
+        .flat_map(|library| {
             let path = dir.path().join(format!("lib{}.so.9", library.family.name()));
             fs::copy(fake_driver(), &path).unwrap();
             let paths = vec![path.to_str().unwrap().to_owned()];
-            Plan { family: library.family, paths, capability: "import:torch".into() }
+            let capabilities = ["import:torch".to_owned()].into_iter().chain(library.part.clone());
+            capabilities.map(move |capability| Plan { family: library.family, paths: paths.clone(), capability })
         })
         .collect();
     let (mut driver_facts, mut libraries) = prober.ask(Some(&paths), &plans);
@@ -146,10 +155,15 @@ pub fn add(facts: &mut Facts, case: &Case) {
         run.lines.retain(|line| !matches!(line, Line::Mapped { .. }));
         run.lines.push(Line::Mapped { paths: vec![mapped] });
     }
-    facts.subjects.push(live::gpu(Some(&paths), &driver_facts));
+    driver_facts.libcuda_file.clone_from(&driver_facts.libcuda);
+    driver_facts.libnvml_file.clone_from(&driver_facts.libnvml);
+    for file in &mut facts.image.libraries.driver_files {
+        file.mounted = driver.is_some_and(|d| d.mounted.contains(&file.path));
+    }
+    let node = changed(NODE, case.node.as_ref());
+    facts.subjects.push(live::gpu(Some(&paths), &driver_facts, &node));
     live::add_libraries(&mut facts.subjects, &plans, &libraries);
-    facts.target.scope = Scope::Container;
-    facts.node = Some(changed(NODE, case.node.as_ref()));
+    facts.node = Some(node);
     facts.driver = Some(driver_facts);
     facts.libraries = libraries;
 }

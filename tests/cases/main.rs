@@ -89,6 +89,13 @@ struct Case {
     library: Option<live::Library>,
 }
 
+impl Case {
+    /// It is one of a running container.
+    fn is_live(&self) -> bool {
+        self.node.is_some() || self.driver.is_some() || self.library.is_some()
+    }
+}
+
 fn report(base: &Tree, case: &Case) -> Report {
     let built = Built::new(base);
     let mut env = built.env.clone();
@@ -96,7 +103,7 @@ fn report(base: &Tree, case: &Case) -> Report {
     let env: Environment = env.into_iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
     let request = Request {
         root: built.root(),
-        scope: Scope::Image,
+        scope: if case.is_live() { Scope::Container } else { Scope::Image },
         targets: case.targets.clone(),
         command: Vec::new(),
         python: None,
@@ -110,7 +117,7 @@ fn report(base: &Tree, case: &Case) -> Report {
         live: None,
     };
     let mut facts = Examination::open(request).unwrap().observe();
-    if case.node.is_some() || case.driver.is_some() || case.library.is_some() {
+    if case.is_live() {
         live::add(&mut facts, case);
     }
     mount(&mut facts, &case.mounts);

@@ -8,8 +8,10 @@ pub mod elf;
 pub mod podman;
 pub mod tree;
 
+use std::env;
+
 /// Says that something cannot be tested here; with `MLDOCTOR_TEST_ALL=1` that is a failure.
 pub fn skip(why: &str) {
-    assert!(std::env::var_os("MLDOCTOR_TEST_ALL").is_none_or(|v| v != "1"), "cannot be skipped here: {why}");
+    assert!(env::var_os("MLDOCTOR_TEST_ALL").is_none_or(|v| v != "1"), "cannot be skipped here: {why}");
     println!("SKIPPED: {why}");
 }

@@ -9,6 +9,7 @@
 //! [links]  "/path" = "target"
 //! [dirs]   "/path" = 0o755
 //! [modes]  "/path" = 0o600
+//! [cache]  "libx.so.1" = "/path/libx.so.1" # /etc/ld.so.cache, where there are entries
 //! [elf]    "/path/libx.so.1" = { needed = ["libc.so.6"], wants = ["libc.so.6@GLIBC_2.34"] }
 //! [wheels] "name" = { version = "1.0", files = ["pkg/x.so"] }   # writes RECORD as the files are then
 //! ```
@@ -40,6 +41,7 @@ pub struct Tree {
     pub links: BTreeMap<String, String>,
     pub dirs: BTreeMap<String, u32>,
     pub modes: BTreeMap<String, u32>,
+    pub cache: BTreeMap<String, String>,
     pub elf: BTreeMap<String, Elf>,
     pub wheels: BTreeMap<String, Wheel>,
 }
@@ -133,6 +135,9 @@ impl Tree {
             let _ = fs::remove_file(&path);
             std::os::unix::fs::symlink(target, path).unwrap();
         }
+        if !self.cache.is_empty() {
+            write(&outside("/etc/ld.so.cache"), &cache_file(&self.cache));
+        }
         for path in self.dirs.keys() {
             fs::create_dir_all(outside(path)).unwrap();
         }
@@ -168,6 +173,29 @@ fn loader_file(which: &str) -> (String, Vec<u8>) {
          /lib/{arch}-linux-gnu/\0/usr/lib/{arch}-linux-gnu/\0/lib/\0/usr/lib/\0lib/{arch}-linux-gnu\0"
     );
     (loader().to_owned(), [ElfFile::library(name).build(), strings.into_bytes()].concat())
+}
+
+/// `struct cache_file_new` of glibc's `sysdeps/generic/dl-cache.h`: the loader bisects, so the last name comes first.
+fn cache_file(entries: &BTreeMap<String, String>) -> Vec<u8> {
+    const HEADER: usize = 48;
+    const ENTRY: usize = 24;
+    let flags: u32 = if cfg!(target_arch = "aarch64") { 0x0a03 } else { 0x0303 };
+    let (mut table, mut strings) = (Vec::new(), Vec::new());
+    for (name, path) in entries.iter().rev() {
+        let mut at = [0u32; 2];
+        for (at, text) in at.iter_mut().zip([name, path]) {
+            *at = u32::try_from(HEADER + entries.len() * ENTRY + strings.len()).unwrap();
+            strings.extend(text.bytes().chain([0]));
+        }
+        for word in [flags, at[0], at[1], 0, 0, 0] {
+            table.extend(word.to_le_bytes());
+        }
+    }
+    let mut file = b"glibc-ld.so.cache1.1".to_vec();
+    file.extend(u32::try_from(entries.len()).unwrap().to_le_bytes());
+    file.extend(u32::try_from(strings.len()).unwrap().to_le_bytes());
+    file.resize(HEADER, 0);
+    [file, table, strings].concat()
 }
 
 impl Elf {

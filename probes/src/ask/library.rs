@@ -44,8 +44,8 @@ fn version_of(family: Family) -> Version {
     }
 }
 
-/// Asks what the library is, and lets NVRTC compile.
-pub fn ask(family: Family, library: &Loaded, teller: &mut Teller) {
+/// Asks what the library is, and lets NVRTC compile: for the oldest and the newest architecture, or for every one.
+pub fn ask(family: Family, library: &Loaded, teller: &mut Teller, for_all: bool) {
     let version = match version_of(family) {
         Version::Number(name) => teller.call(name.into(), || {
             // SAFETY: a function of this form, see the headers of the toolkit.
@@ -89,7 +89,7 @@ pub fn ask(family: Family, library: &Loaded, teller: &mut Teller) {
         }),
     };
     let Ok(version) = version else { return };
-    let compiled = if family == Family::Nvrtc { nvrtc::compile(library, teller) } else { Vec::new() };
+    let compiled = if family == Family::Nvrtc { nvrtc::compile(library, teller, for_all) } else { Vec::new() };
     teller.tell(&Line::Library(Said { version, compiled }));
 }
 

@@ -7,6 +7,7 @@ mod nvml;
 mod nvrtc;
 
 use mldoctor_probes::Job;
+use mldoctor_probes::library::Family;
 
 use crate::dl::Loaded;
 use crate::teller::Teller;
@@ -20,6 +21,7 @@ pub fn ask(job: Job, library: &Loaded, teller: &mut Teller) {
             cuda::ask(library, teller);
         }
         Job::Compute => compute::ask(library, teller),
-        Job::Library(family) => library::ask(family, library, teller),
+        Job::Library(family) => library::ask(family, library, teller, false),
+        Job::CompileAll => library::ask(Family::Nvrtc, library, teller, true),
     }
 }

@@ -56,44 +56,43 @@ fn ask_gpu(nvml: &Nvml, index: u32, teller: &mut Teller) {
             return teller.tell(&Line::Gpu(Box::new(gpu)));
         }
     };
-    let d = &device;
     gpu.handle = Field::Is(());
-    let t = &mut *teller;
-    gpu.name = field(t, "nvmlDeviceGetName", d, Device::name);
-    gpu.uuid = field(t, "nvmlDeviceGetUUID", d, Device::uuid);
-    gpu.pci = field(t, "nvmlDeviceGetPciInfo_v3", d, |d| Ok(d.pci_info()?.bus_id));
-    gpu.minor = field(t, "nvmlDeviceGetMinorNumber", d, Device::minor_number);
-    gpu.compute_capability = field(t, "nvmlDeviceGetCudaComputeCapability", d, |d| {
+    let mut asked = Asked { teller, device, index };
+    gpu.name = asked.field("nvmlDeviceGetName", Device::name);
+    gpu.uuid = asked.field("nvmlDeviceGetUUID", Device::uuid);
+    gpu.pci = asked.field("nvmlDeviceGetPciInfo_v3", |d| Ok(d.pci_info()?.bus_id));
+    gpu.minor = asked.field("nvmlDeviceGetMinorNumber", Device::minor_number);
+    gpu.compute_capability = asked.field("nvmlDeviceGetCudaComputeCapability", |d| {
         let cc = d.cuda_compute_capability()?;
         Ok((u32::try_from(cc.major).unwrap_or(0), u32::try_from(cc.minor).unwrap_or(0)))
     });
-    gpu.mig = field(t, "nvmlDeviceGetMigMode", d, mig);
-    gpu.compute_mode = field(t, "nvmlDeviceGetComputeMode", d, |d| Ok(format!("{:?}", d.compute_mode()?)));
+    gpu.mig = asked.field("nvmlDeviceGetMigMode", mig);
+    gpu.compute_mode = asked.field("nvmlDeviceGetComputeMode", |d| Ok(format!("{:?}", d.compute_mode()?)));
     // What comes next goes to the hardware; what is known so far is not to be lost with it.
-    t.tell(&Line::Gpu(Box::new(gpu.clone())));
-    gpu.memory = field(t, "nvmlDeviceGetMemoryInfo_v2", d, |d| {
+    asked.teller.tell(&Line::Gpu(Box::new(gpu.clone())));
+    gpu.memory = asked.field("nvmlDeviceGetMemoryInfo_v2", |d| {
         let memory = d.memory_info()?;
         Ok(Memory { total: memory.total, free: memory.free, used: memory.used, reserved: memory.reserved })
     });
-    gpu.ecc = field(t, "nvmlDeviceGetEccMode", d, |d| Ok(d.is_ecc_enabled()?.currently_enabled));
+    gpu.ecc = asked.field("nvmlDeviceGetEccMode", |d| Ok(d.is_ecc_enabled()?.currently_enabled));
     let uncorrected = |counter: EccCounter| move |d: &Device<'_>| d.total_ecc_errors(MemoryError::Uncorrected, counter);
-    gpu.uncorrected_volatile = field(t, "nvmlDeviceGetTotalEccErrors(volatile)", d, uncorrected(EccCounter::Volatile));
+    gpu.uncorrected_volatile = asked.field("nvmlDeviceGetTotalEccErrors(volatile)", uncorrected(EccCounter::Volatile));
     gpu.uncorrected_aggregate =
-        field(t, "nvmlDeviceGetTotalEccErrors(aggregate)", d, uncorrected(EccCounter::Aggregate));
-    gpu.remapped_rows = field(t, "nvmlDeviceGetFieldValues(remapped rows)", d, |d| {
+        asked.field("nvmlDeviceGetTotalEccErrors(aggregate)", uncorrected(EccCounter::Aggregate));
+    gpu.remapped_rows = asked.field("nvmlDeviceGetFieldValues(remapped rows)", |d| {
         let wanted = [REMAPPED_CORRECTABLE, REMAPPED_UNCORRECTABLE, REMAPPED_PENDING, REMAPPED_FAILURE];
         let [correctable, uncorrectable, pending, failed] = values(d, wanted)?;
         Ok(RemappedRows { correctable, uncorrectable, pending: pending != 0, failed: failed != 0 })
     });
-    gpu.pages_pending = field(t, "nvmlDeviceGetRetiredPagesPendingStatus", d, Device::are_pages_pending_retired);
+    gpu.pages_pending = asked.field("nvmlDeviceGetRetiredPagesPendingStatus", Device::are_pages_pending_retired);
     gpu.recovery_action =
-        field(t, "nvmlDeviceGetFieldValues(recovery action)", d, |d| Ok(values(d, [RECOVERY_ACTION])?[0]));
-    gpu.temperature = field(t, "nvmlDeviceGetTemperature", d, |d| d.temperature(TemperatureSensor::Gpu));
+        asked.field("nvmlDeviceGetFieldValues(recovery action)", |d| Ok(values(d, [RECOVERY_ACTION])?[0]));
+    gpu.temperature = asked.field("nvmlDeviceGetTemperature", |d| d.temperature(TemperatureSensor::Gpu));
     gpu.clock_reasons =
-        field(t, "nvmlDeviceGetCurrentClocksEventReasons", d, |d| Ok(reasons(d.current_throttle_reasons()?)));
-    gpu.persistence = field(t, "nvmlDeviceGetPersistenceMode", d, Device::is_in_persistent_mode);
-    gpu.fabric = field(t, "nvmlDeviceGetGpuFabricInfo", d, |d| fabric(nvml, d));
-    gpu.processes = field(t, "nvmlDeviceGetComputeRunningProcesses_v3", d, |d| {
+        asked.field("nvmlDeviceGetCurrentClocksEventReasons", |d| Ok(reasons(d.current_throttle_reasons()?)));
+    gpu.persistence = asked.field("nvmlDeviceGetPersistenceMode", Device::is_in_persistent_mode);
+    gpu.fabric = asked.field("nvmlDeviceGetGpuFabricInfo", |d| fabric(nvml, d));
+    gpu.processes = asked.field("nvmlDeviceGetComputeRunningProcesses_v3", |d| {
         let memory = |used| match used {
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
@@ -102,8 +101,8 @@ fn ask_gpu(nvml: &Nvml, index: u32, teller: &mut Teller) {
         Ok(all.into_iter().map(|p| Process { pid: p.pid, memory: memory(p.used_gpu_memory) }).collect())
     });
     gpu.virtualization =
-        field(t, "nvmlDeviceGetVirtualizationMode", d, |d| Ok(format!("{:?}", d.virtualization_mode()?)));
-    gpu.pcie = field(t, "nvmlDeviceGetCurrPcieLinkGeneration", d, |d| {
+        asked.field("nvmlDeviceGetVirtualizationMode", |d| Ok(format!("{:?}", d.virtualization_mode()?)));
+    gpu.pcie = asked.field("nvmlDeviceGetCurrPcieLinkGeneration", |d| {
         Ok(Pcie {
             generation: d.current_pcie_link_gen()?,
             max_generation: d.max_pcie_link_gen()?,
@@ -111,20 +110,30 @@ fn ask_gpu(nvml: &Nvml, index: u32, teller: &mut Teller) {
             max_width: d.max_pcie_link_width()?,
         })
     });
-    gpu.nvlinks = field(t, "nvmlDeviceGetNvLinkState", d, |d| {
+    gpu.nvlinks = asked.field("nvmlDeviceGetNvLinkState", |d| {
         // A GPU answers for the links that it has.
         Ok((0..MAX_LINKS).map_while(|link| d.link_wrapper_for(link).is_active().ok()).collect())
     });
-    t.tell(&Line::Gpu(Box::new(gpu)));
+    asked.teller.tell(&Line::Gpu(Box::new(gpu)));
 }
 
-fn field<'n, T>(
-    teller: &mut Teller,
-    call: &str,
-    device: &Device<'n>,
-    ask: impl FnOnce(&Device<'n>) -> Result<T, NvmlError>,
-) -> Field<T> {
-    teller.field(call.to_owned(), || ask(device).map_err(error))
+/// A GPU that is asked one thing after the other.
+struct Asked<'t, 'n> {
+    teller: &'t mut Teller,
+    device: Device<'n>,
+    index: u32,
+}
+
+impl<'n> Asked<'_, 'n> {
+    /// `call` names the function, with what else it is called for; the GPU is added.
+    fn field<T>(&mut self, call: &str, ask: impl FnOnce(&Device<'n>) -> Result<T, NvmlError>) -> Field<T> {
+        let index = self.index;
+        let call = match call.strip_suffix(')') {
+            Some(call) => format!("{call}, {index})"),
+            None => format!("{call}({index})"),
+        };
+        self.teller.field(call, || ask(&self.device).map_err(error))
+    }
 }
 
 fn mig(device: &Device<'_>) -> Result<Mig, NvmlError> {
@@ -167,7 +176,8 @@ fn fabric(nvml: &Nvml, device: &Device<'_>) -> Result<Fabric, NvmlError> {
     let mut info: nvml_wrapper_sys::bindings::nvmlGpuFabricInfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the handle belongs to this library, and the pointer is valid for the call.
     nvml_wrapper::error::nvml_try(unsafe { function(device.handle(), &raw mut info) })?;
-    Ok(Fabric { state: info.state.into(), status: info.status })
+    let clustered = info.clusterUuid.iter().any(|byte| *byte != 0);
+    Ok(Fabric { state: info.state.into(), status: info.status, clustered })
 }
 
 /// The number of NVML's code, where it is one of NVML's, and its name.

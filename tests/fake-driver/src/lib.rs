@@ -24,7 +24,8 @@ pub struct Scenario {
     pub gpus: Vec<Gpu>,
     /// How many of them CUDA sees; all, if it is not given.
     pub cuda_count: Option<i32>,
-    /// What single calls do, by name, or by name and index: `nvmlDeviceGetName(1)`.
+    /// What single calls do, by name, or by name and index: `nvmlDeviceGetName(1)`; and what `constructor` does, which
+    /// runs when the library is loaded.
     pub calls: BTreeMap<String, Behaviour>,
 }
 
@@ -50,6 +51,8 @@ pub struct Gpu {
     pub persistence: bool,
     /// State and status.
     pub fabric: Option<(u8, u32)>,
+    /// Whether its fabric spans nodes.
+    pub clustered: bool,
     pub processes: Vec<(u32, u64)>,
     pub virtualization: u32,
     pub nvlinks: Vec<bool>,
@@ -74,6 +77,7 @@ impl Default for Gpu {
             clock_reasons: 1,
             persistence: true,
             fabric: None,
+            clustered: false,
             processes: Vec::new(),
             virtualization: 0,
             nvlinks: Vec::new(),
@@ -97,6 +101,8 @@ pub enum Behaviour {
     Slow(u64),
     /// It prints so many megabytes on standard output.
     Print(usize),
+    /// It takes so many megabytes of memory and writes to all of them.
+    Take(usize),
     /// It starts a process that goes on for a minute, and holds all descriptors open.
     Fork,
 }
@@ -117,9 +123,10 @@ pub fn before(name: &str) -> Option<i32> {
         Behaviour::Hang => loop {
             std::thread::sleep(Duration::from_secs(60));
         },
+        // The first signal is answered by Rust, which waits for the instruction to fail again.
         // SAFETY: these end the process, or start another one that only sleeps.
-        Behaviour::Crash => unsafe {
-            libc::raise(libc::SIGSEGV);
+        Behaviour::Crash => loop {
+            unsafe { libc::raise(libc::SIGSEGV) };
         },
         Behaviour::Exit(status) => unsafe { libc::exit(*status) },
         Behaviour::Slow(milliseconds) => std::thread::sleep(Duration::from_millis(*milliseconds)),
@@ -130,6 +137,7 @@ pub fn before(name: &str) -> Option<i32> {
                 unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
             }
         }
+        Behaviour::Take(megabytes) => std::mem::forget(std::hint::black_box(vec![1u8; megabytes << 20])),
         Behaviour::Fork => unsafe {
             if libc::fork() == 0 {
                 libc::sleep(60);
@@ -138,6 +146,39 @@ pub fn before(name: &str) -> Option<i32> {
         },
     }
     None
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = {
+    extern "C" fn construct() {
+        // Programs are linked with this too, and have no scenario.
+        if std::env::var_os("FAKE_DRIVER").is_some() {
+            before("constructor");
+        }
+    }
+    construct
+};
+
+/// Lets a program live without `memfd_create(2)`, as a strict seccomp profile does.
+///
+/// # Safety
+/// To be called between `fork` and `exec`.
+pub unsafe fn refuse_memfd() -> std::io::Result<()> {
+    let rule = |code: u32, k: libc::c_long, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k: k as u32 };
+    let mut rules = [
+        rule(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        rule(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_memfd_create, 0, 1),
+        rule(libc::BPF_RET | libc::BPF_K, i64::from(libc::SECCOMP_RET_ERRNO) | i64::from(libc::EPERM), 0, 0),
+        rule(libc::BPF_RET | libc::BPF_K, i64::from(libc::SECCOMP_RET_ALLOW), 0, 0),
+    ];
+    let program = libc::sock_fprog { len: rules.len() as u16, filter: rules.as_mut_ptr() };
+    // SAFETY: both only change this process, and the program is read during the call.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    };
+    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// # Safety

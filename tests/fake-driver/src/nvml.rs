@@ -153,6 +153,7 @@ gpu! {
         let Some((state, status)) = gpu.fabric else { return NOT_SUPPORTED };
         (*info).state = state;
         (*info).status = status;
+        (*info).clusterUuid[0] = u8::from(gpu.clustered) as _;
         0
     }
     fn nvmlDeviceGetComputeRunningProcesses_v3(gpu, count: *mut c_uint, list: *mut nvmlProcessInfo_t) {
