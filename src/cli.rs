@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::facts::Scope;
+use crate::driver::{Gpu, Version};
+use crate::facts::{Assumed, Scope};
 use crate::finding::Severity;
 use crate::image::Credentials;
 use crate::loader::Environment;
-use crate::observe::{Live, Request};
+use crate::observe::{Depth, Live, Request};
 use crate::report::Colour;
 
 /// Says whether this CUDA container image can run its workload, with the proof and the line that fixes it.
@@ -33,6 +34,8 @@ pub enum Command {
     Check(Check),
     /// How every library of a target resolves, and why
     Libs(Libs),
+    /// Which GPUs and drivers the compiled code of the workload runs on
+    Matrix(Matrix),
     /// Write what was observed, to be judged elsewhere with check --facts
     Facts(Facts),
     /// What a finding id means, how it is known, what cures it
@@ -88,12 +91,26 @@ pub struct Subject {
     pub require: Vec<String>,
 }
 
+/// The node that the workload is to run on, where it is not this one.
+#[derive(Debug, Clone, Args)]
+pub struct Assume {
+    /// Judge for this GPU: a product such as L4, sm_90 or 9.0; may be given several times, or with commas
+    #[arg(long = "gpu", value_name = "NAME", env = "MLDOCTOR_ASSUME_GPU", value_delimiter = ',', value_parser = Gpu::parse)]
+    pub gpus: Vec<Gpu>,
+    /// Judge for this driver, such as 535.104.05
+    #[arg(long, value_name = "VERSION", env = "MLDOCTOR_ASSUME_DRIVER")]
+    pub driver: Option<Version>,
+}
+
 /// Arguments of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct Check {
     /// What to examine.
     #[command(flatten)]
     pub subject: Subject,
+    /// Where it is to run.
+    #[command(flatten)]
+    pub assume: Assume,
     /// Judge a file written by mldoctor facts instead of examining anything
     #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "python", "env", "user", "image"])]
     pub facts: Option<PathBuf>,
@@ -137,12 +154,32 @@ pub struct Libs {
     pub print: Print,
 }
 
+/// Arguments of `matrix`.
+#[derive(Debug, Clone, Args)]
+pub struct Matrix {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Where it is to run; the current GPUs where none is named.
+    #[command(flatten)]
+    pub assume: Assume,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t)]
+    pub format: MatrixFormat,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
 /// Arguments of `facts`.
 #[derive(Debug, Clone, Args)]
 pub struct Facts {
     /// What to examine.
     #[command(flatten)]
     pub subject: Subject,
+    /// Where it is to run.
+    #[command(flatten)]
+    pub assume: Assume,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
@@ -188,6 +225,18 @@ pub enum Format {
     Text,
     /// For programs
     Json,
+}
+
+/// Form of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum MatrixFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// For a README
+    Markdown,
 }
 
 /// Severity from which on findings fail the check.
@@ -260,7 +309,15 @@ impl Subject {
             expect_gpus: self.expect_gpus,
             min_free_memory: self.min_free_memory.map(|size| size.as_u64()),
             live,
+            assumed: Assumed::default(),
+            depth: Depth::Nothing,
         }
+    }
+}
+
+impl From<Assume> for Assumed {
+    fn from(Assume { gpus, driver }: Assume) -> Self {
+        Self { gpus, driver }
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod checks;
 pub mod cli;
 pub mod commands;
+pub mod driver;
 mod embedded;
 pub mod exit;
 pub mod facts;
@@ -13,6 +14,7 @@ pub mod frameworks;
 pub mod image;
 pub mod judge;
 pub mod loader;
+pub mod matrix;
 pub mod node;
 pub mod observe;
 mod parallel;

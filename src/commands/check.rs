@@ -7,10 +7,10 @@ use anyhow::Context;
 use crate::checks::pages;
 use crate::cli::{Check, Format};
 use crate::exit::Exit;
-use crate::facts::{Facts, SCHEMA};
+use crate::facts::{Assumed, Facts, SCHEMA};
 use crate::finding::Report;
 use crate::judge::judge;
-use crate::observe::Examination;
+use crate::observe::{Depth, Examination, Request};
 use crate::report::{Output, json, text};
 use crate::structured;
 
@@ -20,9 +20,17 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     for id in arguments.only.iter().chain(&arguments.skip) {
         anyhow::ensure!(pages::find(id).is_some(), "no finding id {id:?}; mldoctor list shows them");
     }
+    let assumed = Assumed::from(arguments.assume.clone());
     let facts = match &arguments.facts {
-        Some(path) => read_facts(path)?,
-        None => Examination::open(arguments.subject.clone().request())?.observe(),
+        Some(path) => {
+            let facts = read_facts(path)?;
+            let assumed = if assumed.is_named() { assumed } else { facts.assumed.clone() };
+            Facts { assumed, ..facts }
+        }
+        None => {
+            let request = arguments.subject.clone().request();
+            Examination::open(Request { assumed, depth: Depth::Workload, ..request })?.observe()
+        }
     };
     let observed = start.elapsed();
     let mut report = judge(&facts);

@@ -5,6 +5,7 @@ mod explain;
 mod facts;
 mod libs;
 mod list;
+mod matrix;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -18,6 +19,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command.unwrap_or(Command::Check(cli.check)) {
         Command::Check(arguments) => check::run(arguments),
         Command::Libs(arguments) => libs::run(arguments),
+        Command::Matrix(arguments) => matrix::run(arguments),
         Command::Facts(arguments) => facts::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::List(arguments) => list::run(arguments),

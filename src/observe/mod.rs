@@ -2,6 +2,7 @@
 
 mod features;
 mod import;
+mod kernels;
 mod libcuda;
 pub mod live;
 mod scan;
@@ -12,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::facts::driver::Library;
 use crate::facts::{
-    Absence, Distribution, Driver, Facts, How, Image, LoaderFacts, Mapped, Node, Observed, Os, Python, SCHEMA, Scope,
-    Step, StepOutcome, Subject, Target, Weight,
+    Absence, Assumed, Distribution, Driver, Facts, How, Image, LoaderFacts, Mapped, Node, Observed, Os, Python, SCHEMA,
+    Scope, Step, StepOutcome, Subject, Target, Weight,
 };
 use crate::frameworks;
 use crate::image::elf::{Elf, Machine};
@@ -24,6 +25,7 @@ use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
 use crate::{node, parallel};
 
+pub use kernels::Depth;
 pub use live::Live;
 use live::{DriverPaths, Plan, Prober};
 
@@ -51,6 +53,10 @@ pub struct Request {
     pub min_free_memory: Option<u64>,
     /// How things are tried for real; nothing is where only files are judged.
     pub live: Option<Live>,
+    /// `--gpu` and `--driver`.
+    pub assumed: Assumed,
+    /// How much device code is read.
+    pub depth: Depth,
 }
 
 /// What cannot be examined at all.
@@ -200,7 +206,11 @@ impl Examination {
             (python, scan::scan(&self.rootfs, &self.request.env, &self.sys_path.entries))
         };
         let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
-        let mut live = self.try_for_real(&workload, &mut tried);
+        let candidates = kernels::candidates(&self, &workload, &tried.subjects);
+        let (mut live, kernels) =
+            parallel::join(|| self.try_for_real(&workload, &mut tried), || kernels::read(&self, &candidates));
+        let gpus = self.request.assumed.gpus(live.driver.as_ref());
+        let assemblers = kernels::assemblers(&self, &tried.subjects, &gpus);
         let libcuda = tried.driver.as_ref().and_then(|d| self.real(d.libcuda.as_ref().ok()?));
         libraries.mark_used(&tried.subjects, libcuda.as_deref());
         tried.subjects.extend(live.gpu.take());
@@ -235,6 +245,9 @@ impl Examination {
             driver: live.driver,
             libraries: live.libraries,
             subjects: tried.subjects,
+            assumed: self.request.assumed,
+            kernels,
+            assemblers,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod libs;
+pub mod matrix;
 pub mod pages;
 pub mod text;
 

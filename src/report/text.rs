@@ -193,7 +193,7 @@ fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
 }
 
 /// Wraps `text` behind a label; a word longer than the line (a path) is left whole, so that it can be copied.
-fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
+pub(super) fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
     let indent = if label.is_empty() { 2 } else { 14 };
     let mut prefix = if label.is_empty() { "  ".to_owned() } else { format!("  {:<12}", label) };
     for line in text.lines() {
@@ -240,7 +240,7 @@ fn plural(n: usize, noun: &str) -> String {
 }
 
 /// The first `bytes` bytes of `text`, at a character boundary, with an ellipsis where something was cut.
-fn cut(text: &str, bytes: usize) -> String {
+pub(super) fn cut(text: &str, bytes: usize) -> String {
     let text = text.lines().next().unwrap_or("");
     if text.len() <= bytes {
         return text.to_owned();

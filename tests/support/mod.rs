@@ -4,6 +4,7 @@
 
 pub mod debian;
 pub mod elf;
+pub mod fatbin;
 pub mod tree;
 
 use std::path::PathBuf;

@@ -37,6 +37,8 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     let words = |words: &[&str]| words.iter().map(PathBuf::from).collect::<Vec<_>>();
     let check = [words(&["check", "--image", "--quiet", "--python"]), vec![python.clone()], words(&["torch"])].concat();
     add("mldoctor check --image torch", mldoctor.clone(), check);
+    let matrix = [words(&["matrix", "--image", "--python"]), vec![python.clone()], words(&["torch"])].concat();
+    add("mldoctor matrix --image torch", mldoctor.clone(), matrix);
     add(
         "mldoctor check --image _C",
         mldoctor,
