@@ -72,11 +72,11 @@ impl Driver {
     pub fn to_compute_on(&self) -> Vec<Gpu> {
         let cuda = self.devices().map(|d| {
             let cc = d.compute_capability.get().copied();
-            (d.name.get(), cc.and_then(|(major, minor)| Some((major.try_into().ok()?, minor.try_into().ok()?))))
+            (d.name.get(), cc.and_then(|(major, minor)| Some((u32::try_from(major).ok()?, u32::try_from(minor).ok()?))))
         });
         let nvml = self.gpus().into_iter().map(|g| (g.name.get(), g.compute_capability.get().copied()));
         let answers = self.cuda().and_then(|c| c.count.get()).is_some();
-        let known: Vec<(Option<&String>, Option<(u32, u32)>)> = if answers { cuda.collect() } else { nvml.collect() };
+        let known = if answers { cuda.collect::<Vec<_>>() } else { nvml.collect() };
         let mut gpus: Vec<Gpu> = Vec::new();
         for (name, cc) in known {
             let Some((major, minor)) = cc else { continue };
