@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::facts::Scope;
+use crate::driver::{Gpu, Version};
+use crate::facts::{Assumed, Scope};
 use crate::finding::Severity;
 use crate::image::Credentials;
 use crate::loader::Environment;
 use crate::node::OtherProcess;
-use crate::observe::{Depth, Live, Request};
+use crate::observe::{CodeDepth, Depth, Live, Request};
 use crate::probe::Inside;
 use crate::report::Colour;
 use crate::slim;
@@ -40,6 +41,8 @@ pub enum Command {
     Exec(Exec),
     /// How every library of a target resolves, and why
     Libs(Libs),
+    /// Which GPUs and drivers the compiled code of the workload runs on
+    Matrix(Matrix),
     /// Write what was observed, to be judged elsewhere with check --facts
     Facts(Facts),
     /// Run a command and write down every file, program, library and module that it uses
@@ -123,6 +126,17 @@ pub struct Trial {
     pub deadline: Duration,
 }
 
+/// The node that the workload is to run on, where it is not this one.
+#[derive(Debug, Clone, Args)]
+pub struct Assume {
+    /// Judge for this GPU: a product such as L4, sm_90 or 9.0; may be given several times, or with commas
+    #[arg(long = "gpu", value_name = "NAME", env = "MLDOCTOR_ASSUME_GPU", value_delimiter = ',', value_parser = Gpu::parse)]
+    pub gpus: Vec<Gpu>,
+    /// Judge for this driver, such as 535.104.05
+    #[arg(long, value_name = "VERSION", env = "MLDOCTOR_ASSUME_DRIVER")]
+    pub driver: Option<Version>,
+}
+
 /// Arguments of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct Check {
@@ -132,6 +146,9 @@ pub struct Check {
     /// What is tried.
     #[command(flatten)]
     pub trial: Trial,
+    /// Where it is to run.
+    #[command(flatten)]
+    pub assume: Assume,
     /// Judge a file written by mldoctor facts instead of examining anything
     #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "python", "env", "user", "image"])]
     pub facts: Option<PathBuf>,
@@ -232,6 +249,23 @@ pub struct Libs {
     pub print: Print,
 }
 
+/// Arguments of `matrix`.
+#[derive(Debug, Clone, Args)]
+pub struct Matrix {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Where it is to run; the current GPUs where none is named.
+    #[command(flatten)]
+    pub assume: Assume,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t)]
+    pub format: MatrixFormat,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+}
+
 /// Arguments of `facts`.
 #[derive(Debug, Clone, Args)]
 pub struct Facts {
@@ -241,6 +275,9 @@ pub struct Facts {
     /// What is tried.
     #[command(flatten)]
     pub trial: Trial,
+    /// Where it is to run.
+    #[command(flatten)]
+    pub assume: Assume,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
@@ -284,6 +321,9 @@ pub struct Slim {
     /// Form of the answer; JSON lists every file that stays
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// Where it is to run.
+    #[command(flatten)]
+    pub assume: Assume,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
@@ -329,6 +369,18 @@ pub enum Format {
     Text,
     /// For programs
     Json,
+}
+
+/// Form of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum MatrixFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// For a README
+    Markdown,
 }
 
 /// Severity from which on findings fail the check.
@@ -414,6 +466,8 @@ impl Subject {
             expect_gpus: trial.as_ref().and_then(|t| t.expect_gpus),
             min_free_memory: trial.as_ref().and_then(|t| t.min_free_memory).map(|size| size.as_u64()),
             against: None,
+            assumed: Assumed::default(),
+            code: CodeDepth::Nothing,
             live: trial.map(|trial| Live { node, inside, ..Live::from(trial) }),
         })
     }
@@ -433,6 +487,7 @@ impl Health {
             deadline: self.deadline,
         };
         let mut request = self.subject.request(Some(trial))?;
+        request.code = CodeDepth::Workload;
         if let Some(live) = &mut request.live {
             live.depth = Depth::Driver;
             // The rest is for judging and telling.
@@ -453,6 +508,12 @@ impl From<Trial> for Live {
             node: PathBuf::from("/"),
             inside: None,
         }
+    }
+}
+
+impl From<Assume> for Assumed {
+    fn from(Assume { gpus, driver }: Assume) -> Self {
+        Self { gpus, driver }
     }
 }
 

@@ -99,6 +99,14 @@ pub struct Capability {
     pub inherited: bool,
 }
 
+impl Capability {
+    /// One that the verdict does not depend on.
+    pub fn new(id: impl Into<String>, status: Status, summary: impl Into<String>) -> Self {
+        let (id, summary) = (id.into(), summary.into());
+        Self { id, status, required: false, blockers: Vec::new(), summary, inherited: false }
+    }
+}
+
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -40,17 +40,6 @@ pub fn judge(facts: &Facts) -> Report {
         }
         capabilities.push(capability(subject, required, blockers, first_message));
     }
-    for id in facts.target.require.iter().filter(|id| !facts.subjects.iter().any(|s| s.capability == **id)) {
-        capabilities.push(Capability {
-            id: id.clone(),
-            status: Status::Unknown,
-            required: true,
-            blockers: Vec::new(),
-            summary: "nothing that is examined has this capability".into(),
-            inherited: false,
-        });
-    }
-
     if facts.recorded.is_some() {
         capabilities.push(Capability {
             id: "recorded".into(),
@@ -86,14 +75,23 @@ pub fn judge(facts: &Facts) -> Report {
                     };
                     checks.push(CheckResult { id: (*id).to_owned(), outcome, reason: surveyed.reason.clone() });
                 }
+                for capability in surveyed.capabilities {
+                    capabilities.push(Capability { required: is_required(facts, &capability.id), ..capability });
+                }
                 for mut finding in surveyed.findings {
                     if let Some(broken) = finding.breaks.take() {
-                        finding.severity = weigh(finding.severity, Weight::Required, is_required(facts, &broken));
-                        break_capability(&mut capabilities, &broken, &finding);
+                        break_capability(facts, &mut capabilities, &broken, &mut finding);
                     }
                     add(&mut findings, finding);
                 }
             }
+        }
+    }
+    for id in &facts.target.require {
+        if capabilities.iter().all(|c| c.id != *id) {
+            let mut asked = Capability::new(id, Status::Unknown, "nothing that is examined has this capability");
+            asked.required = true;
+            capabilities.push(asked);
         }
     }
     inherit(facts, &mut capabilities);
@@ -111,8 +109,9 @@ pub fn judge(facts: &Facts) -> Report {
 /// Whether the verdict depends on a capability: the workload itself, and what `--require` names.
 fn is_required(facts: &Facts, id: &str) -> bool {
     let by_default = id.starts_with("import:") || id.starts_with("load:");
-    let of_container = facts.target.scope == Scope::Container && (id == "gpu" || id.starts_with("kernels:"));
-    by_default || of_container || facts.target.require.iter().any(|r| r == id)
+    let has_node = facts.target.scope == Scope::Container || facts.assumed.is_named();
+    let of_node = has_node && (id == "gpu" || id.starts_with("kernels:"));
+    by_default || of_node || facts.target.require.iter().any(|r| r == id)
 }
 
 /// What failed in one step. Symbols that are undefined because a whole library is missing are not told again.
@@ -199,12 +198,23 @@ fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message:
     } else {
         (Status::Ok, String::new())
     };
-    Capability { id: subject.capability.clone(), status, required, blockers, summary, inherited: false }
+    Capability { required, blockers, ..Capability::new(&*subject.capability, status, summary) }
 }
 
-/// What a survey found keeps a capability from working, whatever else was tried.
-fn break_capability(capabilities: &mut [Capability], id: &str, finding: &Finding) {
-    let Some(capability) = capabilities.iter_mut().find(|c| c.id == id) else { return };
+/// What a survey found keeps a capability from working, whatever else was tried. One that nothing tried is there if the
+/// verdict depends on it: `gpu` where only the image is judged, for a driver that is named.
+fn break_capability(facts: &Facts, capabilities: &mut Vec<Capability>, id: &str, finding: &mut Finding) {
+    let required = is_required(facts, id);
+    let at = match capabilities.iter().position(|c| c.id == id) {
+        Some(at) => at,
+        None if required => {
+            capabilities.push(Capability { required, ..Capability::new(id, Status::Ok, "") });
+            capabilities.len() - 1
+        }
+        None => return,
+    };
+    finding.severity = weigh(finding.severity, Weight::Required, required);
+    let capability = &mut capabilities[at];
     if capability.status != Status::Broken {
         capability.status = Status::Broken;
         capability.summary.clone_from(&finding.message);

@@ -28,15 +28,20 @@ pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<
             done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
         }
     };
+    on_threads(items.len(), &run);
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Does the same on as many threads as there are things to do. Not generic, so that the program has it once.
+fn on_threads(things: usize, run: &(dyn Fn() + Sync)) {
     scope(|scope| {
-        for _ in 1..threads().min(items.len()) {
+        for _ in 1..threads().min(things) {
             let _ = Builder::new().spawn_scoped(scope, run);
         }
         run();
     });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The results of two pieces of work; the second is done by whichever thread comes to it first.

@@ -1,7 +1,8 @@
 //! Programs, headers and device code that run-time compilers want, and slim images lack.
 
 use super::package::{self, Packages};
-use super::{Check, Failed, Rule, finding};
+use super::{Check, Failed, Rule, Surveyed, finding, hardware};
+use crate::driver::{Capability, Cuda};
 use crate::facts::{Absence, Facts};
 use crate::finding::{Finding, Fix};
 
@@ -21,6 +22,9 @@ pub static CHECK: Check = Check {
     ],
     rule: Rule::Explain(explain),
 };
+
+/// An assembler of Triton that does not know the GPU.
+pub static ASSEMBLER: Check = Check { ids: &["arch-ptxas-old"], rule: Rule::Survey(assembler) };
 
 struct Tool {
     /// Kind of absence.
@@ -154,4 +158,34 @@ fn libcuda(absence: &Absence) -> Finding {
         "make the link that programs are linked with; newer releases of Triton do without",
         format!("RUN ln -s libcuda.so.1 {dir}/libcuda.so"),
     ))
+}
+
+fn assembler(facts: &Facts) -> Surveyed {
+    // Releases of Triton differ in which of two they take for which GPU, so the newer one counts.
+    let Some((path, cuda)) = facts.assemblers.iter().max_by_key(|(_, cuda)| *cuda) else {
+        return Surveyed::not_applicable("no ptxas of Triton was read");
+    };
+    let gpus = hardware::gpus(facts);
+    let too_new = gpus.iter().filter_map(|g| Some((g, Capability::of(g.cc)?.first.filter(|first| cuda < first)?)));
+    let found: Vec<Finding> = too_new
+        .map(|(gpu, first)| {
+            // Releases of Triton that bring the ptxas of CUDA 12.8 or later ask for the code of one architecture.
+            let letter = if *cuda < (Cuda { major: 12, minor: 8 }) { "" } else { "a" };
+            let target = format!("sm_{}{letter}", gpu.cc.sm());
+            finding(
+                "arch-ptxas-old",
+                path,
+                format!("Triton's ptxas is of CUDA {cuda}, and {} needs that of {first}", gpu.describe()),
+            )
+            .sees(format!("ptxas fatal   : Value '{target}' is not defined for option 'gpu-name'"))
+            .proof("ptxas", path, Some(format!("release {cuda}")))
+            .proof("GPU", gpu.describe(), Some(hardware::source(facts).into()))
+            .breaks("torch.compile")
+            .cure(Fix::dockerfile(
+                "name the ptxas of a newer CUDA, or take a newer Triton",
+                "ENV TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas",
+            ))
+        })
+        .collect();
+    Surveyed::found(found)
 }

@@ -2,7 +2,8 @@
 
 use super::pages::Severity;
 use super::place::{gpus, variable};
-use super::{Check, Rule, Surveyed, finding};
+use super::{Check, Rule, Surveyed, finding, hardware};
+use crate::driver::{Properties, satisfies};
 use crate::facts::{Facts, Scope};
 use crate::finding::{Finding, Fix};
 
@@ -15,7 +16,8 @@ pub static LEFT_BEHIND: Check = Check { ids: &["env-debug"], rule: Rule::Survey(
 fn runtime(facts: &Facts) -> Surveyed {
     let found = [all_baked(facts), legacy(facts)];
     let requirements = facts.image.env.iter().filter(|(name, _)| name.starts_with("NVIDIA_REQUIRE_"));
-    Surveyed::found(found.into_iter().flatten().chain(requirements.map(|(name, value)| require(name, value))).collect())
+    let required = requirements.filter_map(|(name, value)| require(facts, name, value));
+    Surveyed::found(found.into_iter().flatten().chain(required).collect())
 }
 
 /// An image that asks for every GPU gets every GPU, whether or not the orchestrator gave it one.
@@ -46,15 +48,37 @@ fn legacy(facts: &Facts) -> Option<Finding> {
     )
 }
 
-fn require(name: &str, value: &str) -> Finding {
-    finding("drv-require", name, format!("the container is only started where the driver satisfies {value:?}"))
+/// A condition on the driver. A container that runs has been started in spite of it.
+fn require(facts: &Facts, name: &str, value: &str) -> Option<Finding> {
+    // As `strconv.ParseBool` reads it.
+    let is_disabled =
+        variable(facts, "NVIDIA_DISABLE_REQUIRE").is_some_and(|v| ["1", "t", "T", "TRUE", "true", "True"].contains(&v));
+    let driver = hardware::driver(facts);
+    let gpus = hardware::gpus(facts);
+    let arch = gpus.first().map(|g| g.cc).filter(|first| gpus.iter().all(|g| g.cc == *first));
+    let known = driver.as_ref().map_or_else(Properties::default, |d| Properties {
+        driver: d.version.as_ref(),
+        cuda: d.cuda,
+        arch,
+    });
+    let answer = satisfies(value, known);
+    if is_disabled || answer == Some(true) {
+        return None;
+    }
+    let is_refused = answer == Some(false) && facts.assumed.driver.is_some();
+    let message = match driver.filter(|_| is_refused) {
+        Some(driver) => format!("driver {} does not satisfy {value:?}: the container is not started", driver.name()),
+        None => format!("the container is only started where the driver satisfies {value:?}"),
+    };
+    let found = finding("drv-require", name, message)
         .proof(name, value, Some("environment of the image".into()))
         .sees(format!("nvidia-container-cli: requirement error: unsatisfied condition: {value}"))
         .cure(Fix {
             summary: "an older driver of the same CUDA major may do, though".into(),
             docker_run: Some("docker run -e NVIDIA_DISABLE_REQUIRE=true …".into()),
             ..Fix::default()
-        })
+        });
+    Some(if is_refused { Finding { severity: Severity::Error, ..found.breaks("gpu") } } else { found })
 }
 
 /// Variable, what it does.

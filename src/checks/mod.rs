@@ -11,6 +11,7 @@ pub mod pages;
 mod build_tools;
 mod compile_tools;
 mod device_access;
+pub mod driver_age;
 mod driver_calls;
 mod driver_files;
 mod driver_missing;
@@ -19,7 +20,9 @@ mod duplicates;
 mod expectations;
 mod folders;
 mod gpu_state;
+pub mod hardware;
 mod image_environment;
+pub mod kernels;
 mod ld_library_path;
 mod missing_library;
 mod mixed_libraries;
@@ -35,7 +38,7 @@ mod resources;
 mod visible_devices;
 
 use crate::facts::{Absence, Facts, Step, StepOutcome, Subject};
-use crate::finding::{CheckOutcome, Evidence, Finding, Fix};
+use crate::finding::{Capability, CheckOutcome, Evidence, Finding, Fix};
 use crate::loader::{LoadError, Loaded};
 use crate::probe::Call;
 
@@ -106,23 +109,25 @@ pub struct Surveyed {
     pub reason: Option<String>,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// Capabilities that no step has tried, and what is known of them. Findings may break them yet.
+    pub capabilities: Vec<Capability>,
 }
 
 impl Surveyed {
     /// What was found; nothing found is a pass.
     pub fn found(findings: Vec<Finding>) -> Self {
         let outcome = if findings.is_empty() { CheckOutcome::Pass } else { CheckOutcome::Found };
-        Self { outcome, reason: None, findings }
+        Self { outcome, reason: None, findings, capabilities: Vec::new() }
     }
 
     /// There was nothing to look at.
     pub fn not_applicable(why: impl Into<String>) -> Self {
-        Self { outcome: CheckOutcome::NotApplicable, reason: Some(why.into()), findings: Vec::new() }
+        Self { outcome: CheckOutcome::NotApplicable, reason: Some(why.into()), ..Self::found(Vec::new()) }
     }
 
     /// It could not be looked at.
     pub fn unknown(why: impl Into<String>) -> Self {
-        Self { outcome: CheckOutcome::Unknown, reason: Some(why.into()), findings: Vec::new() }
+        Self { outcome: CheckOutcome::Unknown, reason: Some(why.into()), ..Self::found(Vec::new()) }
     }
 }
 
@@ -169,6 +174,10 @@ pub static CHECKS: &[&Check] = &[
     &image_environment::LEFT_BEHIND,
     &processes::MAPPED,
     &processes::RUNNING,
+    &driver_age::OLD,
+    &driver_age::NUMBA,
+    &kernels::CHECK,
+    &compile_tools::ASSEMBLER,
     &duplicates::CUDA,
     &duplicates::CUDNN,
     &duplicates::NCCL,

@@ -28,7 +28,7 @@ pub fn that_brings(facts: &Facts, name: &str) -> Fix {
     let Some(p) = providers_here(facts, name) else {
         return Fix::words(format!("bring {name} back: copy the whole directory that holds it, links included"));
     };
-    if is_nvidia(&p) && python(facts).is_some() {
+    if p.are_nvidia() && python(facts).is_some() {
         if let Some(d) = p.pypi.iter().find_map(|wanted| installed(facts, requirement_name(wanted))) {
             return Fix::dockerfile(
                 format!("{} is installed, but the file is gone: put it back", d.name),
@@ -56,11 +56,7 @@ pub fn that_brings(facts: &Facts, name: &str) -> Fix {
 
 /// Whether it is one of NVIDIA's libraries, which wheels bring.
 pub fn is_of_nvidia(name: &str) -> bool {
-    providers(name).is_some_and(|p| is_nvidia(&p))
-}
-
-fn is_nvidia(providers: &Providers) -> bool {
-    providers.pypi.iter().any(|p| p.starts_with("nvidia-"))
+    providers(name).is_some_and(|p| p.are_nvidia())
 }
 
 /// The line that installs packages of the image's distribution.

@@ -10,7 +10,7 @@ use crate::python::site::normal;
 
 /// Explains what the loader refuses.
 pub static CHECK: Check = Check {
-    ids: &["lib-corrupt", "lib-permission", "lib-tgi-rootlib", "lib-broken-link", "lib-missing"],
+    ids: &["arch-cpu-isa", "lib-corrupt", "lib-permission", "lib-tgi-rootlib", "lib-broken-link", "lib-missing"],
     rule: Rule::Explain(explain),
 };
 
@@ -33,6 +33,16 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
             if reason == "No such file or directory" {
                 let found = finding("lib-missing", path, format!("{path} is not there"));
                 return Some(found.proof("target", path, None).cure(Fix::words("name it as it is inside the image")));
+            }
+            if reason.ends_with("Exec format error") {
+                let found =
+                    finding("arch-cpu-isa", path, format!("{} is built for another processor", file_name(path)));
+                let host = &facts.target.arch;
+                return Some(found.proof("this machine", host, None).proof("kernel says", reason, None).cure(
+                    Fix::words(format!(
+                        "build the image for {host}: docker build --platform, or copy the program from an image for it"
+                    )),
+                ));
             }
             if reason.contains("Permission denied") {
                 return Some(denied(path, requested_by));

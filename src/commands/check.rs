@@ -7,10 +7,10 @@ use anyhow::Context;
 use crate::checks::pages;
 use crate::cli::{Check, Format};
 use crate::exit::Exit;
-use crate::facts::{Facts, SCHEMA};
+use crate::facts::{Assumed, Facts, SCHEMA};
 use crate::finding::Report;
 use crate::judge::judge;
-use crate::observe::Examination;
+use crate::observe::{CodeDepth, Examination};
 use crate::record::profile::Profile;
 use crate::report::{Output, json, text};
 use crate::structured;
@@ -21,10 +21,16 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     for id in arguments.only.iter().chain(&arguments.skip) {
         anyhow::ensure!(pages::find(id).is_some(), "no finding id {id:?}; mldoctor list shows them");
     }
+    let assumed = Assumed::from(arguments.assume.clone());
     let facts = match &arguments.facts {
-        Some(path) => read_facts(path)?,
+        Some(path) => {
+            let facts = read_facts(path)?;
+            let assumed = if assumed.is_named() { assumed } else { facts.assumed.clone() };
+            Facts { assumed, ..facts }
+        }
         None => {
             let mut request = arguments.subject.clone().request(Some(arguments.trial.clone()))?;
+            (request.assumed, request.code) = (assumed, CodeDepth::Workload);
             if !arguments.against.is_empty() {
                 request.against = Some(Profile::read_all(&arguments.against)?);
             }

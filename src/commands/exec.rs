@@ -13,7 +13,7 @@ use crate::cli::Exec;
 use crate::exit::Exit;
 use crate::finding::{Report, Verdict};
 use crate::judge::judge;
-use crate::observe::Examination;
+use crate::observe::{CodeDepth, Examination};
 use crate::report::{self, text};
 
 /// Columns of the report: it ends up in a log.
@@ -58,6 +58,7 @@ pub fn run(arguments: Exec) -> anyhow::Result<Exit> {
 fn examine(arguments: &Exec) -> anyhow::Result<Report> {
     let mut request = arguments.subject.clone().request(Some(arguments.trial.clone()))?;
     request.command.clone_from(&arguments.command);
+    request.code = CodeDepth::Workload;
     let facts = Examination::open(request)?.observe();
     let report = judge(&facts);
     let told = match report.verdict {

@@ -2,13 +2,15 @@
 
 use crate::cli::Facts;
 use crate::exit::Exit;
-use crate::observe::Examination;
+use crate::observe::{CodeDepth, Examination};
 use crate::report::Output;
 use crate::structured;
 
 /// Runs it.
 pub fn run(arguments: Facts) -> anyhow::Result<Exit> {
-    let facts = Examination::open(arguments.subject.request(Some(arguments.trial))?)?.observe();
+    let mut request = arguments.subject.request(Some(arguments.trial))?;
+    (request.assumed, request.code) = (arguments.assume.into(), CodeDepth::Everything);
+    let facts = Examination::open(request)?.observe();
     let text = structured::to_json(&facts)?;
     Output::open(arguments.print.output.as_deref(), arguments.print.color)?.write(&text)?;
     Ok(Exit::Ready)

@@ -8,6 +8,7 @@ mod health;
 mod install;
 mod libs;
 mod list;
+mod matrix;
 mod record;
 mod slim;
 
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Exec(arguments) => exec::run(arguments),
         Command::Install(arguments) => install::run(arguments),
         Command::Libs(arguments) => libs::run(arguments),
+        Command::Matrix(arguments) => matrix::run(arguments),
         Command::Facts(arguments) => facts::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Record(arguments) => record::run(arguments),

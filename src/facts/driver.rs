@@ -5,6 +5,7 @@ use mldoctor_probes::{Line, cuda, nvml};
 use serde::{Deserialize, Serialize};
 
 use super::Observed;
+use crate::driver::{ComputeCapability, Gpu};
 use crate::probe::Run;
 
 /// What was asked of the driver.
@@ -62,6 +63,27 @@ impl Driver {
                     Some(known) => *known = gpu,
                     None => gpus.push(gpu),
                 }
+            }
+        }
+        gpus
+    }
+
+    /// The GPUs that CUDA gives to the workload; where it does not answer, those that NVML knows. Of equal ones, one.
+    pub fn to_compute_on(&self) -> Vec<Gpu> {
+        let cuda = self.devices().map(|d| {
+            let cc = d.compute_capability.get().copied();
+            (d.name.get(), cc.and_then(|(major, minor)| Some((u32::try_from(major).ok()?, u32::try_from(minor).ok()?))))
+        });
+        let nvml = self.gpus().into_iter().map(|g| (g.name.get(), g.compute_capability.get().copied()));
+        let answers = self.cuda().and_then(|c| c.count.get()).is_some();
+        let known = if answers { cuda.collect::<Vec<_>>() } else { nvml.collect() };
+        let mut gpus: Vec<Gpu> = Vec::new();
+        for (name, cc) in known {
+            let Some((major, minor)) = cc else { continue };
+            let cc = ComputeCapability { major, minor };
+            let gpu = Gpu { name: name.cloned().unwrap_or_else(|| format!("sm_{}", cc.sm())), cc };
+            if !gpus.contains(&gpu) {
+                gpus.push(gpu);
             }
         }
         gpus

@@ -4,6 +4,7 @@
 //! are a regression test. Paths are those inside the image. Nothing here is an opinion.
 
 pub mod driver;
+pub mod kernels;
 pub mod node;
 pub mod surroundings;
 
@@ -12,9 +13,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use driver::Driver;
+pub use kernels::{Kernels, Module, Role};
 pub use node::Node;
 pub use surroundings::Surroundings;
 
+use crate::driver::{Cuda, Gpu, Version};
 use crate::loader::Failure;
 use crate::probe::Call;
 
@@ -74,6 +77,39 @@ pub struct Facts {
     pub recorded: Option<Recorded>,
     /// What was tried, one entry per capability.
     pub subjects: Vec<Subject>,
+    /// The GPUs and the driver that the workload is to be judged for, where they are not those of this node.
+    #[serde(default)]
+    pub assumed: Assumed,
+    /// The device code of each target, where it was asked for.
+    #[serde(default)]
+    pub kernels: Vec<Kernels>,
+    /// Triton's assemblers and the CUDA releases that they are of, where device code was asked for.
+    #[serde(default)]
+    pub assemblers: Vec<(String, Cuda)>,
+}
+
+/// A node that the user names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assumed {
+    /// `--gpu`; empty where those count that are seen.
+    pub gpus: Vec<Gpu>,
+    /// `--driver`
+    pub driver: Option<Version>,
+}
+
+impl Assumed {
+    /// Whether anything is.
+    pub fn is_named(&self) -> bool {
+        !self.gpus.is_empty() || self.driver.is_some()
+    }
+
+    /// The GPUs that are named, or those that the driver tells of.
+    pub fn gpus(&self, driver: Option<&Driver>) -> Vec<Gpu> {
+        match (self.gpus.as_slice(), driver) {
+            ([], Some(driver)) => driver.to_compute_on(),
+            (named, _) => named.to_vec(),
+        }
+    }
 }
 
 /// What recorded runs used, compared with the image.
@@ -220,6 +256,10 @@ pub struct DriverFile {
     pub kind: DriverFileKind,
     /// Size in bytes.
     pub size: u64,
+    /// Branches of the host's driver that one from a `cuda-compat` package works with, where it says so
+    /// (`.note.cuda.fwd_compatibility`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branches: Option<Vec<u32>>,
     /// Whether it was mounted into the container rather than being part of the image.
     pub mounted: bool,
     /// Whether something that was tried has mapped it.

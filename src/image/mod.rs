@@ -1,10 +1,12 @@
 //! What is in the file system of the image.
 
 pub mod elf;
+pub mod fatbin;
 mod map;
 pub mod packages;
 pub mod programs;
 pub mod rootfs;
+pub mod sections;
 pub mod user;
 
 pub use map::Mapping;

@@ -24,6 +24,13 @@ pub struct Providers {
     pub pypi: Vec<String>,
 }
 
+impl Providers {
+    /// Whether it is one of NVIDIA's libraries, which wheels bring.
+    pub fn are_nvidia(&self) -> bool {
+        self.pypi.iter().any(|p| p.starts_with("nvidia-"))
+    }
+}
+
 /// The packages that bring the library `name`, a file name as a loader asks for it (`libGL.so.1`), for any release of
 /// CUDA. `None` when no row of the data names it, and for a name that a wheel builder made (see [`bundled_origin`]):
 /// such a file comes with its wheel and from nowhere else.

@@ -2,6 +2,7 @@
 
 mod features;
 mod import;
+mod kernels;
 mod libcuda;
 pub mod live;
 mod places;
@@ -18,10 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::Cuda;
 use crate::facts::driver::Library;
 use crate::facts::{
-    Absence, Distribution, Driver, Facts, How, Image, Libraries, LoaderFacts, Mapped, Node, Observed, Os, Python,
-    SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
+    Absence, Assumed, Distribution, Driver, Facts, How, Image, Kernels, Libraries, LoaderFacts, Mapped, Node, Observed,
+    Os, Python, SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
 };
 use crate::frameworks::{self, Framework};
 use crate::image::elf::{Elf, Machine};
@@ -35,6 +37,7 @@ use crate::python::{Finder, Interpreter};
 use crate::record::profile::Profile;
 
 use features::Parts;
+pub use kernels::CodeDepth;
 pub use live::{Depth, Live};
 use live::{DriverPaths, Plan, Prober};
 use workload::Programs;
@@ -68,6 +71,10 @@ pub struct Request {
     pub against: Option<Profile>,
     /// How things are tried for real; nothing is where only files are judged.
     pub live: Option<Live>,
+    /// `--gpu` and `--driver`.
+    pub assumed: Assumed,
+    /// How much device code is read.
+    pub code: CodeDepth,
 }
 
 /// What cannot be examined at all.
@@ -294,7 +301,11 @@ impl Examination {
             (python, scan::scan(&self.rootfs, &self.mount_points(), &self.request.env, &self.sys_path.entries))
         };
         let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
-        let live = self.try_for_real(&workload, &mut tried);
+        let candidates = kernels::candidates(&self, &workload, &tried.subjects);
+        let (live, kernels) =
+            parallel::join(|| self.try_for_real(&workload, &mut tried), || kernels::read(&self, &candidates));
+        let gpus = self.request.assumed.gpus(live.driver.as_ref());
+        let assemblers = kernels::assemblers(&self, &tried.subjects, &gpus);
         let libcuda = tried.driver.as_ref().and_then(|d| self.real(d.libcuda.as_ref().ok()?));
         libraries.mark_used(&tried.subjects, libcuda.as_deref());
         let workload = workload
@@ -304,7 +315,7 @@ impl Examination {
                 Workload::File(path) => path.to_string_lossy().into_owned(),
             })
             .collect();
-        self.facts(workload, tried, python, libraries, live)
+        self.facts(workload, tried, python, libraries, live, (kernels, assemblers))
     }
 
     fn facts(
@@ -314,6 +325,7 @@ impl Examination {
         python: Option<Observed<Python>>,
         libraries: Libraries,
         live: LiveFacts,
+        (kernels, assemblers): (Vec<Kernels>, Vec<(String, Cuda)>),
     ) -> Facts {
         tried.subjects.extend(live.gpu);
         Facts {
@@ -342,6 +354,9 @@ impl Examination {
             libraries: live.libraries,
             recorded: self.request.against.as_ref().map(|profile| recorded::compare(&self.rootfs, profile)),
             subjects: tried.subjects,
+            assumed: self.request.assumed.clone(),
+            kernels,
+            assemblers,
         }
     }
 
@@ -413,7 +428,7 @@ impl Examination {
         };
         let mut tried = Tried { loader: known.loader.clone(), ..Tried::default() };
         tried.subjects = known.capabilities.iter().map(Subject::new).collect();
-        self.facts(known.workload.clone(), tried, None, Libraries::default(), live)
+        self.facts(known.workload.clone(), tried, None, Libraries::default(), live, Default::default())
     }
 
     /// The file behind links.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::facts::{BrokenLink, DriverFile, DriverFileKind, Libraries, LibraryCopy};
 use crate::image::elf::{Elf, Machine};
+use crate::image::sections::compatible_branches;
 use crate::image::{EntryKind, Rootfs};
 use crate::loader::Environment;
 
@@ -139,7 +140,10 @@ fn driver_file(rootfs: &Rootfs, mounts: &str, path: &Path) -> DriverFile {
     } else {
         DriverFileKind::Driver
     };
-    DriverFile { mounted: is_mounted(mounts, &shown), used: false, path: shown, kind, size }
+    let is_compat = kind == DriverFileKind::Compat;
+    let branches =
+        if is_compat { rootfs.open(path).ok().and_then(|f| compatible_branches(&mut f.into())) } else { None };
+    DriverFile { mounted: is_mounted(mounts, &shown), used: false, path: shown, kind, size, branches }
 }
 
 /// Driver libraries carry the driver's release in their name: `libcuda.so.535.104.05`.

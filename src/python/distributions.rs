@@ -115,12 +115,41 @@ impl Installed {
             .collect()
     }
 
+    /// Its RECORD; empty where there is none.
+    pub fn record(&self, rootfs: &Rootfs) -> Record {
+        Record(rootfs.read(&self.info.join("RECORD"), MAX_RECORD).unwrap_or_default())
+    }
+
     /// Shared objects that RECORD lists.
     pub fn shared_objects(&self, rootfs: &Rootfs) -> Vec<Listed> {
-        let Ok(data) = rootfs.read(&self.info.join("RECORD"), MAX_RECORD) else { return Vec::new() };
-        // Most of a RECORD is of no interest here: go from one mention of `.so` to the next.
+        self.record(rootfs).shared_objects()
+    }
+}
+
+/// A RECORD as it was read. It may be megabytes long, and is searched rather than taken apart.
+pub struct Record(Vec<u8>);
+
+impl Record {
+    /// Whether it lists a top-level module: a package, or a file.
+    pub fn brings(&self, top: &str) -> bool {
+        let starts_line = |at: usize| at == 0 || self.0[at - 1] == b'\n';
+        [format!("{top}/__init__."), format!("{top}.")]
+            .iter()
+            .any(|start| memchr::memmem::find_iter(&self.0, start.as_bytes()).any(starts_line))
+    }
+
+    /// How many files it lists with each of the given extensions, if any.
+    pub fn count<'k>(&self, extensions: &[&'k str]) -> Vec<(&'k str, usize)> {
+        let of = |e: &'k str| (e, memchr::memmem::find_iter(&self.0, format!(".{e},").as_bytes()).count());
+        extensions.iter().map(|e| of(e)).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Shared objects that it lists.
+    pub fn shared_objects(&self) -> Vec<Listed> {
+        let data = &self.0;
         let mut found = Vec::new();
         let mut from = 0;
+        // Most of it is of no interest here: go from one mention of `.so` to the next.
         while let Some(at) = memchr::memmem::find(&data[from..], b".so").map(|n| from + n) {
             let start = memchr::memrchr(b'\n', &data[..at]).map_or(0, |n| n + 1);
             let end = memchr::memchr(b'\n', &data[at..]).map_or(data.len(), |n| at + n);

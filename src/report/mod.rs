@@ -3,6 +3,7 @@
 pub mod health;
 pub mod json;
 pub mod libs;
+pub mod matrix;
 pub mod pages;
 pub mod slim;
 pub mod text;

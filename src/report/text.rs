@@ -193,7 +193,7 @@ fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
 }
 
 /// Wraps `text` behind a label; a word longer than the line (a path) is left whole, so that it can be copied.
-fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
+pub(super) fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
     let indent = if label.is_empty() { 2 } else { 14 };
     let mut prefix = if label.is_empty() { "  ".to_owned() } else { format!("  {:<12}", label) };
     for line in text.lines() {

@@ -1,5 +1,6 @@
 //! The real thing, side by side: a PyTorch CUDA installation from PyPI, from which one library after the other is
-//! taken away or spoilt. `import torch` is run for real, and the verdict must say what it then says; so are its parts (`parts.rs`).
+//! taken away or spoilt. `import torch` is run for real, and the verdict must say what it then says; so are its parts
+//! (`parts.rs`). `fatbins.rs` compares the device code of wheels with what NVIDIA's own tool lists.
 //!
 //! The installations are made below `target/acceptance` once (several gigabytes each). Without
 //! `MLDOCTOR_TEST_ALL=1` only those that are there already are used. `MLDOCTOR_TEST_TORCH=2.4.1,2.9.1` names other
@@ -9,6 +10,7 @@
 
 mod containers;
 mod driver;
+mod fatbins;
 mod live;
 mod parts;
 mod releases;
@@ -69,23 +71,27 @@ impl Installation {
 
     /// Shared objects, relative to site-packages.
     fn libraries(&self) -> Vec<PathBuf> {
-        let site = self.site_packages();
-        let mut found = Vec::new();
-        let mut open = vec![site.clone()];
-        while let Some(dir) = open.pop() {
-            for entry in fs::read_dir(dir).unwrap() {
-                let entry = entry.unwrap();
-                let kind = entry.file_type().unwrap();
-                if kind.is_dir() {
-                    open.push(entry.path());
-                } else if kind.is_file() && is_shared_object(&entry.file_name().to_string_lossy()) {
-                    found.push(entry.path().strip_prefix(&site).unwrap().to_owned());
-                }
+        shared_objects(&self.site_packages())
+    }
+}
+
+/// Shared objects below a directory, relative to it.
+fn shared_objects(below: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![below.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                open.push(entry.path());
+            } else if kind.is_file() && is_shared_object(&entry.file_name().to_string_lossy()) {
+                found.push(entry.path().strip_prefix(below).unwrap().to_owned());
             }
         }
-        found.sort();
-        found
     }
+    found.sort();
+    found
 }
 
 fn is_shared_object(name: &str) -> bool {
@@ -180,16 +186,27 @@ fn compare(at: &Installation, env: &[(&str, String)]) -> Result<(), Failed> {
     }
 }
 
-/// A directory with the shared objects of another release of one of NVIDIA's packages, installed once.
-fn other_release(requirement: &str) -> PathBuf {
+/// A wheel in a directory of its own: what is there, or installed once.
+fn wheel(requirement: &str, may_install: bool) -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/acceptance").join(requirement);
     let complete = dir.join("complete");
-    if !complete.exists() {
-        let _ = fs::remove_dir_all(&dir);
-        let arguments = ["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps", "--target"];
-        must(Command::new("python3").args(arguments).arg(&dir).arg(requirement));
-        fs::write(complete, "").unwrap();
+    if complete.exists() {
+        return Some(dir);
     }
+    if !may_install {
+        println!("SKIPPED: {requirement} is not installed in {} (MLDOCTOR_TEST_ALL=1 installs it)", dir.display());
+        return None;
+    }
+    let _ = fs::remove_dir_all(&dir);
+    let arguments = ["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps", "--target"];
+    must(Command::new("python3").args(arguments).arg(&dir).arg(requirement));
+    fs::write(complete, "").unwrap();
+    Some(dir)
+}
+
+/// A directory with the shared objects of another release of one of NVIDIA's packages.
+fn other_release(requirement: &str) -> PathBuf {
+    let dir = wheel(requirement, true).unwrap();
     let parts = fs::read_dir(dir.join("nvidia")).unwrap().map(|e| e.unwrap().path().join("lib"));
     parts.into_iter().find(|lib| lib.is_dir()).unwrap()
 }
@@ -332,14 +349,11 @@ fn main() {
     arguments.test_threads = Some(1);
     let all = std::env::var_os("MLDOCTOR_TEST_ALL").is_some_and(|v| v == "1");
     let releases = std::env::var("MLDOCTOR_TEST_TORCH").unwrap_or_else(|_| "2.6.0".into());
-    let mut list = Vec::new();
-    for release in releases.split(',') {
-        if let Some(installation) = Installation::open(release.trim(), all) {
-            let installation = Arc::new(installation);
-            list.extend(trials(&installation));
-            list.extend(parts::trials(&installation));
-        }
-    }
+    let open = |release: &str| Installation::open(release.trim(), all).map(Arc::new);
+    let torch: Vec<Arc<Installation>> = releases.split(',').filter_map(open).collect();
+    let mut list = fatbins::trials(&torch, all);
+    list.extend(torch.iter().flat_map(trials));
+    list.extend(torch.iter().flat_map(parts::trials));
     list.extend(driver::trials());
     list.extend(releases::trials());
     list.extend(containers::trials());

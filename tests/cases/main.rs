@@ -10,6 +10,8 @@
 //! verdict = "not-ready"
 //! findings = ["error lib-cupti"]            # exactly these
 //! broken = ["import:torch"]                 # exactly these, where it is given; also unknown = [] and not_applicable = []
+//! assume_gpu = ["L4", "sm_90"]              # --gpu and --driver
+//! assume_driver = "535.104.05"
 //! sees = "ImportError: libcupti.so.12"      # parts of what the finding with the file's id tells:
 //! proof = "libtorch_cpu.so"                 # its message and evidence,
 //! fix = "pip install"                       # its cure
@@ -35,13 +37,14 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mldoctor::checks::pages;
+use mldoctor::driver::Gpu;
 use mldoctor::facts::surroundings::{Access as WriteAccess, Space};
-use mldoctor::facts::{Facts, Scope};
+use mldoctor::facts::{Assumed, Facts, Scope};
 use mldoctor::finding::{Finding, Report, Severity, Status};
 use mldoctor::image::Credentials;
 use mldoctor::judge::judge;
 use mldoctor::loader::Environment;
-use mldoctor::observe::{Examination, Request};
+use mldoctor::observe::{CodeDepth, Examination, Request};
 use mldoctor::record::profile::Profile;
 use serde::Deserialize;
 
@@ -64,6 +67,9 @@ struct Case {
     require: Vec<String>,
     /// User and group.
     user: Option<(u32, u32)>,
+    #[serde(default)]
+    assume_gpu: Vec<String>,
+    assume_driver: Option<String>,
     verdict: String,
     findings: Vec<String>,
     broken: Option<Vec<String>>,
@@ -101,6 +107,8 @@ fn report(base: &Tree, case: &Case) -> Report {
     let mut env = built.env.clone();
     env.extend(case.tree.build(&built.root()));
     let env: Environment = env.into_iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+    let gpus: Vec<Gpu> = case.assume_gpu.iter().map(|name| Gpu::parse(name).unwrap()).collect();
+    let driver = case.assume_driver.as_ref().map(|version| version.parse().unwrap());
     let request = Request {
         root: built.root(),
         scope: if case.is_live() { Scope::Container } else { Scope::Image },
@@ -115,6 +123,8 @@ fn report(base: &Tree, case: &Case) -> Report {
         min_free_memory: case.min_free_memory,
         against: case.profile.as_ref().map(profile),
         live: None,
+        assumed: Assumed { gpus, driver },
+        code: CodeDepth::Everything,
     };
     let mut facts = Examination::open(request).unwrap().observe();
     if case.is_live() {

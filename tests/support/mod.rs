@@ -5,6 +5,7 @@
 pub mod debian;
 pub mod driver;
 pub mod elf;
+pub mod fatbin;
 pub mod podman;
 pub mod tree;
 

@@ -11,6 +11,8 @@
 //! [modes]  "/path" = 0o600
 //! [cache]  "libx.so.1" = "/path/libx.so.1" # /etc/ld.so.cache, where there are entries
 //! [elf]    "/path/libx.so.1" = { needed = ["libc.so.6"], wants = ["libc.so.6@GLIBC_2.34"] }
+//! [fatbin] "/path/libx.so.1" = ["sm_80", "|", "sm_90a", "ptx 8.4 compute_90"]   # device code for an ELF file that is
+//!                                           # there: regions with entries, see tests/support/fatbin.rs
 //! [wheels] "name" = { version = "1.0", files = ["pkg/x.so"] }   # writes RECORD as the files are then
 //! ```
 //!
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::elf::{Definition, ElfFile, Reference};
+use super::fatbin::{region, with_sections};
 
 /// Where the trees have their Python packages.
 pub const SITE: &str = "/opt/venv/lib/python3.11/site-packages";
@@ -43,6 +46,7 @@ pub struct Tree {
     pub modes: BTreeMap<String, u32>,
     pub cache: BTreeMap<String, String>,
     pub elf: BTreeMap<String, Elf>,
+    pub fatbin: BTreeMap<String, Vec<String>>,
     pub wheels: BTreeMap<String, Wheel>,
 }
 
@@ -65,6 +69,8 @@ pub struct Elf {
     pub refers: Vec<String>,
     /// Versions wanted, `file@VERSION`.
     pub wants: Vec<String>,
+    /// Content of a section `.note.cuda.fwd_compatibility`.
+    pub compat: Option<String>,
     /// Bytes behind everything else, such as names of libraries that are opened later.
     pub text: String,
     /// Size in bytes, with a hole at the end.
@@ -128,6 +134,13 @@ impl Tree {
             if let Some(size) = elf.size {
                 fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(size).unwrap();
             }
+        }
+        for (path, entries) in &self.fatbin {
+            let path = outside(path);
+            let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+            let regions = entries.split(|e| *e == "|").flat_map(region).collect();
+            let elf = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            write(&path, &with_sections(elf, &[(".nv_fatbin", regions)]));
         }
         for (path, target) in &self.links {
             let path = outside(path);
@@ -232,6 +245,12 @@ impl Elf {
             file.wants.push((of.to_owned(), version.to_owned(), false));
         }
         let mut bytes = file.build();
+        if let Some(json) = &self.compat {
+            // Sizes of name and content, a type, the name.
+            let header = [20u32, json.len() as u32, 1].map(u32::to_le_bytes).concat();
+            let note = [&header, &b"NVIDIA Corporation\0\0"[..], json.as_bytes()].concat();
+            bytes = with_sections(bytes, &[(".note.cuda.fwd_compatibility", note)]);
+        }
         bytes.extend(self.text.bytes());
         if let Some(machine) = self.machine {
             bytes[18..20].copy_from_slice(&machine.to_le_bytes());

@@ -50,6 +50,8 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     let check = [words(&["check", "--image", "--quiet", "--python"]), vec![python.clone()], words(&["torch"])].concat();
     add("mldoctor check --image torch", mldoctor.clone(), check);
     add("mldoctor health --image torch", mldoctor.clone(), health);
+    let matrix = [words(&["matrix", "--image", "--python"]), vec![python.clone()], words(&["torch"])].concat();
+    add("mldoctor matrix --image torch", mldoctor.clone(), matrix);
     add(
         "mldoctor check --image _C",
         mldoctor,

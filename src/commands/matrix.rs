@@ -1,0 +1,22 @@
+//! `mldoctor matrix`: which GPUs and drivers the compiled code of a workload runs on.
+
+use crate::cli::{Matrix, MatrixFormat};
+use crate::exit::Exit;
+use crate::observe::{CodeDepth, Examination};
+use crate::report::{Output, matrix as render};
+
+/// Runs it.
+pub fn run(arguments: Matrix) -> anyhow::Result<Exit> {
+    let mut request = arguments.subject.request(None)?;
+    (request.assumed, request.code) = (arguments.assume.into(), CodeDepth::Libraries);
+    let facts = Examination::open(request)?.observe();
+    anyhow::ensure!(!facts.kernels.is_empty(), "no target is named, and none was found");
+    let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;
+    let text = match arguments.format {
+        MatrixFormat::Text => render::text(&facts, out.width),
+        MatrixFormat::Json => render::json(&facts)?,
+        MatrixFormat::Markdown => render::markdown(&facts),
+    };
+    out.write(&text)?;
+    Ok(Exit::Ready)
+}
