@@ -40,6 +40,8 @@ pub enum Command {
     Exec(Exec),
     /// How every library of a target resolves, and why
     Libs(Libs),
+    /// Where the gigabytes are, which can go, and what must not lie in an image
+    Size(Size),
     /// Write what was observed, to be judged elsewhere with check --facts
     Facts(Facts),
     /// Run a command and write down every file, program, library and module that it uses
@@ -232,6 +234,29 @@ pub struct Libs {
     pub print: Print,
 }
 
+/// Arguments of `size`.
+#[derive(Debug, Clone, Args)]
+pub struct Size {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Length of each list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Exit with 1 if there is a finding of this severity, or worse
+    #[arg(long, value_name = "SEVERITY")]
+    pub fail_on: Option<FailOn>,
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: SizeFormat,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+    /// Show all places, and notes
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
 /// Arguments of `facts`.
 #[derive(Debug, Clone, Args)]
 pub struct Facts {
@@ -329,6 +354,18 @@ pub enum Format {
     Text,
     /// For programs
     Json,
+}
+
+/// Form of what `size` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum SizeFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// For a comment on a change
+    Markdown,
 }
 
 /// Severity from which on findings fail the check.

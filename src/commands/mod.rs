@@ -9,6 +9,7 @@ mod install;
 mod libs;
 mod list;
 mod record;
+mod size;
 mod slim;
 
 use crate::cli::{Cli, Command};
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Exec(arguments) => exec::run(arguments),
         Command::Install(arguments) => install::run(arguments),
         Command::Libs(arguments) => libs::run(arguments),
+        Command::Size(arguments) => size::run(arguments),
         Command::Facts(arguments) => facts::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Record(arguments) => record::run(arguments),

@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod node;
+pub mod size;
 pub mod surroundings;
 
 use std::collections::BTreeSet;

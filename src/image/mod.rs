@@ -5,8 +5,10 @@ mod map;
 pub mod packages;
 pub mod programs;
 pub mod rootfs;
+pub mod tree;
 pub mod user;
 
 pub use map::Mapping;
 pub use rootfs::{DirEntry, EntryKind, FileError, FileId, Rootfs, Stamp, Stat};
+pub use tree::Tree;
 pub use user::Credentials;

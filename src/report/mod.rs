@@ -4,6 +4,7 @@ pub mod health;
 pub mod json;
 pub mod libs;
 pub mod pages;
+pub mod size;
 pub mod slim;
 pub mod text;
 

@@ -171,7 +171,7 @@ fn describe(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
 }
 
 /// What was observed. Many places that one rule led to are one line, unless all are asked for.
-fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
+pub(super) fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
     let mut last = None;
     for evidence in &finding.evidence {
         let this = Some((&evidence.label, &evidence.source));
@@ -193,7 +193,7 @@ fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
 }
 
 /// Wraps `text` behind a label; a word longer than the line (a path) is left whole, so that it can be copied.
-fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
+pub(super) fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
     let indent = if label.is_empty() { 2 } else { 14 };
     let mut prefix = if label.is_empty() { "  ".to_owned() } else { format!("  {:<12}", label) };
     for line in text.lines() {
@@ -235,7 +235,7 @@ fn checks(out: &mut String, report: &Report, width: usize) {
     }
 }
 
-fn plural(n: usize, noun: &str) -> String {
+pub(super) fn plural(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
