@@ -43,6 +43,8 @@ pub enum Command {
     Libs(Libs),
     /// Which GPUs and drivers the compiled code of the workload runs on
     Matrix(Matrix),
+    /// Where the gigabytes are, which can go, and what must not lie in an image
+    Size(Size),
     /// Write what was observed, to be judged elsewhere with check --facts
     Facts(Facts),
     /// Run a command and write down every file, program, library and module that it uses
@@ -260,10 +262,33 @@ pub struct Matrix {
     pub assume: Assume,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t)]
-    pub format: MatrixFormat,
+    pub format: TableFormat,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
+}
+
+/// Arguments of `size`.
+#[derive(Debug, Clone, Args)]
+pub struct Size {
+    /// What to examine.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Length of each list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Exit with 1 if there is a finding of this severity, or worse
+    #[arg(long, value_name = "SEVERITY")]
+    pub fail_on: Option<FailOn>,
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: TableFormat,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub print: Print,
+    /// Show all places, and notes
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Arguments of `facts`.
@@ -371,15 +396,15 @@ pub enum Format {
     Json,
 }
 
-/// Form of a matrix.
+/// Form of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum MatrixFormat {
+pub enum TableFormat {
     /// For people
     #[default]
     Text,
     /// For programs
     Json,
-    /// For a README
+    /// For a README, or a comment on a change
     Markdown,
 }
 

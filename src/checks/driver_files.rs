@@ -17,8 +17,13 @@ fn of_kind(facts: &Facts, kind: DriverFileKind) -> impl Iterator<Item = &DriverF
     facts.image.libraries.driver_files.iter().filter(move |f| f.kind == kind && !f.mounted)
 }
 
+/// Libraries of the driver that are part of the image.
+pub(super) fn baked_files(facts: &Facts) -> impl Iterator<Item = &DriverFile> {
+    of_kind(facts, DriverFileKind::Driver)
+}
+
 fn baked(facts: &Facts) -> Surveyed {
-    let findings = of_kind(facts, DriverFileKind::Driver)
+    let findings = baked_files(facts)
         .map(|f| {
             finding(
                 "drv-baked-libs",

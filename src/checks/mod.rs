@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod pages;
+pub mod size;
 
 mod build_tools;
 mod compile_tools;
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn checks_and_pages_name_the_same_ids() {
-        let checks: BTreeSet<&str> = CHECKS.iter().flat_map(|c| c.ids).copied().collect();
+        let checks: BTreeSet<&str> = CHECKS.iter().flat_map(|c| c.ids).copied().chain(size::ids()).collect();
         let pages: BTreeSet<&str> = pages::all().iter().map(|p| p.id).collect();
         assert_eq!(checks, pages);
     }

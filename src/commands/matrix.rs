@@ -1,6 +1,6 @@
 //! `mldoctor matrix`: which GPUs and drivers the compiled code of a workload runs on.
 
-use crate::cli::{Matrix, MatrixFormat};
+use crate::cli::{Matrix, TableFormat};
 use crate::exit::Exit;
 use crate::observe::{CodeDepth, Examination};
 use crate::report::{Output, matrix as render};
@@ -13,9 +13,9 @@ pub fn run(arguments: Matrix) -> anyhow::Result<Exit> {
     anyhow::ensure!(!facts.kernels.is_empty(), "no target is named, and none was found");
     let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;
     let text = match arguments.format {
-        MatrixFormat::Text => render::text(&facts, out.width),
-        MatrixFormat::Json => render::json(&facts)?,
-        MatrixFormat::Markdown => render::markdown(&facts),
+        TableFormat::Text => render::text(&facts, out.width),
+        TableFormat::Json => render::json(&facts)?,
+        TableFormat::Markdown => render::markdown(&facts),
     };
     out.write(&text)?;
     Ok(Exit::Ready)

@@ -10,6 +10,7 @@ mod libs;
 mod list;
 mod matrix;
 mod record;
+mod size;
 mod slim;
 
 use crate::cli::{Cli, Command};
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Install(arguments) => install::run(arguments),
         Command::Libs(arguments) => libs::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),
+        Command::Size(arguments) => size::run(arguments),
         Command::Facts(arguments) => facts::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Record(arguments) => record::run(arguments),

@@ -6,6 +6,7 @@
 pub mod driver;
 pub mod kernels;
 pub mod node;
+pub mod size;
 pub mod surroundings;
 
 use std::collections::BTreeSet;

@@ -7,8 +7,10 @@ pub mod packages;
 pub mod programs;
 pub mod rootfs;
 pub mod sections;
+pub mod tree;
 pub mod user;
 
 pub use map::Mapping;
 pub use rootfs::{DirEntry, EntryKind, FileError, FileId, Rootfs, Stamp, Stat};
+pub use tree::Tree;
 pub use user::Credentials;

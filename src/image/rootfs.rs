@@ -10,7 +10,8 @@
 //! `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)` where the kernel has that call, so that a tree that changes under
 //! our hands cannot redirect us either, and with `openat(O_NOFOLLOW)` where it has not (before 5.6, gVisor).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -18,12 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfs};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, StatVfs, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use serde::{Deserialize, Serialize};
 
 use super::map::Mapping;
+use super::tree::Entry;
 
 /// Symbolic links followed for one path before it counts as a loop (`MAXSYMLINKS` in the kernel's `fs/namei.c`).
 const MAX_LINKS: u32 = 40;
@@ -372,6 +374,31 @@ impl Rootfs {
         if stat.is_file() { read_all(&fd, stat, limit, data) } else { Err(FileError::Special) }
     }
 
+    /// Reads regular files of one directory whose path holds no link, and gives each to `use_it`, by its number. A link is
+    /// not followed. What cannot be read is left out.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn read_files<'n>(
+        &self,
+        dir: &Path,
+        names: impl Iterator<Item = (usize, &'n OsStr)>,
+        limit: u64,
+        mut use_it: impl FnMut(usize, &[u8]),
+    ) -> Result<(), FileError> {
+        let dir = self.open_at(dir, OFlags::PATH | OFlags::DIRECTORY)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut data = Vec::new();
+        for (number, name) in names {
+            let Ok(fd) = rustix::fs::openat(&dir, name, flags, Mode::empty()) else { continue };
+            let Ok(stat) = rustix::fs::fstat(&fd).map(Stat::from) else { continue };
+            if stat.is_file() && read_all(&fd, stat, limit, &mut data).is_ok() {
+                use_it(number, &data);
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a file as text; bytes that are not UTF-8 are replaced.
     ///
     /// # Errors
@@ -460,6 +487,37 @@ impl Rootfs {
     pub fn file_system(&self, path: &Path) -> Result<StatVfs, FileError> {
         let (resolved, _) = self.resolve(path)?;
         Ok(rustix::fs::fstatvfs(self.open_at(&resolved, OFlags::PATH)?)?)
+    }
+
+    /// What the root directory itself occupies.
+    ///
+    /// # Errors
+    /// As `statx(2)`.
+    pub fn root_entry(&self) -> Result<Entry, FileError> {
+        Ok(entry(&self.inner.root, c".")?)
+    }
+
+    /// Entries of a directory whose path holds no link, each with what `statx(2)` says of it, in the order in which the
+    /// file system has them. An entry that is gone by then is left out.
+    ///
+    /// # Errors
+    /// As `opendir(3)`.
+    pub fn entries(&self, resolved: &Path) -> Result<Vec<Entry>, FileError> {
+        let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
+        let mut names = RawDir::new(&fd, &mut buffer);
+        let mut entries = Vec::new();
+        while let Some(next) = names.next() {
+            let next = next?;
+            match next.file_name() {
+                name if name == c"." || name == c".." => {}
+                name => match entry(&fd, name) {
+                    Err(Errno::NOENT) => {}
+                    read => entries.push(read?),
+                },
+            }
+        }
+        Ok(entries)
     }
 
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
@@ -562,6 +620,44 @@ impl Rootfs {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<PathBuf, Result<PathBuf, FileError>>> {
         self.inner.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `statx` where the kernel and the container's seccomp profile have it, else `fstatat`, which tells of no mounts.
+fn entry(dir: &OwnedFd, name: &CStr) -> Result<Entry, Errno> {
+    let kind = |mode| match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Dir,
+        FileType::Symlink => EntryKind::Link,
+        _ => EntryKind::Special,
+    };
+    let own_name = OsStr::from_bytes(name.to_bytes()).to_owned();
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+        Ok(s) => Ok(Entry {
+            name: own_name,
+            kind: kind(s.stx_mode.into()),
+            mode: s.stx_mode.into(),
+            links: s.stx_nlink,
+            size: s.stx_size,
+            allocated: s.stx_blocks * 512,
+            id: FileId { dev: rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor), ino: s.stx_ino },
+            is_mount: s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        }),
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let s = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(Entry {
+                name: own_name,
+                kind: kind(s.st_mode),
+                mode: s.st_mode,
+                links: s.st_nlink as u32,
+                size: s.st_size.max(0) as u64,
+                allocated: s.st_blocks.max(0) as u64 * 512,
+                id: FileId { dev: s.st_dev, ino: s.st_ino },
+                is_mount: false,
+            })
+        }
+        Err(e) => Err(e),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod live;
 mod places;
 mod recorded;
 mod scan;
+pub mod size;
 mod surroundings;
 mod tools;
 mod workload;
@@ -783,10 +784,14 @@ const SHOWN_PREFIXES: &[&str] = &[
 /// Parts of names whose values nobody else is to read.
 const SECRETS: &[&str] = &["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY"];
 
+/// Whether a variable of this name holds what nobody else is to read.
+fn is_secret(name: &str) -> bool {
+    SECRETS.iter().any(|part| name.contains(part))
+}
+
 fn shown_environment(env: &Environment) -> Vec<(String, String)> {
     let is_shown = |name: &str| {
-        let is_secret = SECRETS.iter().any(|part| name.contains(part));
-        !is_secret && (SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        !is_secret(name) && (SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
     };
     env.iter()
         .filter(|(name, _)| name.to_str().is_some_and(is_shown))

@@ -5,6 +5,7 @@ pub mod json;
 pub mod libs;
 pub mod matrix;
 pub mod pages;
+pub mod size;
 pub mod slim;
 pub mod text;
 

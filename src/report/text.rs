@@ -171,7 +171,7 @@ fn describe(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
 }
 
 /// What was observed. Many places that one rule led to are one line, unless all are asked for.
-fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
+pub(super) fn proof(out: &mut String, finding: &Finding, width: usize, verbose: bool) {
     let mut last = None;
     for evidence in &finding.evidence {
         let this = Some((&evidence.label, &evidence.source));
@@ -235,7 +235,7 @@ fn checks(out: &mut String, report: &Report, width: usize) {
     }
 }
 
-fn plural(n: usize, noun: &str) -> String {
+pub(super) fn plural(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 

@@ -29,6 +29,7 @@
 mod support;
 
 mod live;
+mod size;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -232,7 +233,7 @@ fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
 }
 
 /// Every finding id has a file with a case where it fires and one where it does not.
-fn is_complete(files: &BTreeMap<String, Cases>) -> Result<(), Failed> {
+fn is_complete(files: &BTreeMap<String, Cases>, of_size: &BTreeMap<String, size::Cases>) -> Result<(), Failed> {
     let fires = |case: &Case, id: &str| case.findings.iter().any(|f| f.ends_with(&format!(" {id}")));
     let lacking = |id: &str| match files.get(id) {
         None => Some(format!("{id}: no file")),
@@ -240,7 +241,11 @@ fn is_complete(files: &BTreeMap<String, Cases>) -> Result<(), Failed> {
         Some(cases) if cases.case.iter().all(|c| fires(c, id)) => Some(format!("{id}: no case where it must not")),
         Some(_) => None,
     };
-    let lacking: Vec<String> = pages::all().iter().filter_map(|page| lacking(page.id)).collect();
+    let is_of_size = |id: &str| id.starts_with("size-") || id.starts_with("sec-");
+    let lacking: Vec<String> = pages::all()
+        .iter()
+        .filter_map(|page| if is_of_size(page.id) { size::lacking(of_size, page.id) } else { lacking(page.id) })
+        .collect();
     if lacking.is_empty() { Ok(()) } else { Err(lacking.join("\n").into()) }
 }
 
@@ -263,6 +268,8 @@ fn main() {
             trials.push(Trial::test(format!("{id}: {}", case.name), move || run(&own, &base, &case)));
         }
     }
-    trials.push(Trial::test("every finding id has its cases", move || is_complete(&files)));
+    let of_size = size::read();
+    trials.extend(size::trials(&of_size));
+    trials.push(Trial::test("every finding id has its cases", move || is_complete(&files, &of_size)));
     libtest_mimic::run(&arguments, trials).exit();
 }

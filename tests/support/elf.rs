@@ -357,3 +357,13 @@ fn sysv_hash(name: &str) -> u32 {
 fn gnu_hash(name: &str) -> u32 {
     name.bytes().fold(5381u32, |h, b| h.wrapping_mul(33).wrapping_add(u32::from(b)))
 }
+
+/// A file with a section `.debug_info` of so many bytes.
+pub fn with_debug_section(bytes: usize) -> Vec<u8> {
+    use object::write::Object;
+    use object::{Architecture, BinaryFormat, Endianness, SectionKind};
+    let mut file = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let section = file.add_section(Vec::new(), b".debug_info".to_vec(), SectionKind::Debug);
+    file.append_section_data(section, &vec![1; bytes], 1);
+    file.write().unwrap()
+}

@@ -7,6 +7,7 @@
 //! [env]                                     # the environment of the workload
 //! [files]  "/path" = "text"
 //! [links]  "/path" = "target"
+//! [hard_links] "/path" = "/other path"
 //! [dirs]   "/path" = 0o755
 //! [modes]  "/path" = 0o600
 //! [cache]  "libx.so.1" = "/path/libx.so.1" # /etc/ld.so.cache, where there are entries
@@ -42,6 +43,7 @@ pub struct Tree {
     pub env: BTreeMap<String, String>,
     pub files: BTreeMap<String, String>,
     pub links: BTreeMap<String, String>,
+    pub hard_links: BTreeMap<String, String>,
     pub dirs: BTreeMap<String, u32>,
     pub modes: BTreeMap<String, u32>,
     pub cache: BTreeMap<String, String>,
@@ -75,6 +77,8 @@ pub struct Elf {
     pub text: String,
     /// Size in bytes, with a hole at the end.
     pub size: Option<u64>,
+    /// Bytes of a section `.debug_info`; nothing else is in such a file.
+    pub debug: Option<usize>,
     /// Cut after so many bytes.
     pub cut: Option<usize>,
     /// `e_machine`, for a file of another processor.
@@ -151,6 +155,11 @@ impl Tree {
         if !self.cache.is_empty() {
             write(&outside("/etc/ld.so.cache"), &cache_file(&self.cache));
         }
+        for (path, other) in &self.hard_links {
+            let path = outside(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::hard_link(outside(other), path).unwrap();
+        }
         for path in self.dirs.keys() {
             fs::create_dir_all(outside(path)).unwrap();
         }
@@ -213,6 +222,9 @@ fn cache_file(entries: &BTreeMap<String, String>) -> Vec<u8> {
 
 impl Elf {
     fn build(&self, path: &Path) -> Vec<u8> {
+        if let Some(bytes) = self.debug {
+            return super::elf::with_debug_section(bytes);
+        }
         let name = path.file_name().unwrap().to_str().unwrap();
         let own = (name.starts_with("lib") && name.contains(".so")).then(|| name.to_owned());
         let mut file = ElfFile {

@@ -57,6 +57,13 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
         mldoctor,
         [words(&["check", "--image", "--quiet"]), vec![extension.clone()]].concat(),
     );
+    let environment = python.parent().and_then(Path::parent).context("the interpreter is bin/python")?.to_owned();
+    add(
+        "mldoctor size --root VENV",
+        root.join("target/release/mldoctor"),
+        [words(&["size", "--root"]), vec![environment.clone()]].concat(),
+    );
+    add("du -s VENV", "du".into(), vec!["-s".into(), environment]);
     add("python -c 'import torch'", python, words(&["-c", "import torch"]));
     add("ldd -r torch/_C.*.so", "ldd".into(), vec!["-r".into(), extension.clone()]);
     add("libtree -vvv torch/_C.*.so", "libtree".into(), vec!["-vvv".into(), extension]);
