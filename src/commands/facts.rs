@@ -12,6 +12,6 @@ pub fn run(arguments: Facts) -> anyhow::Result<Exit> {
     (request.assumed, request.code) = (arguments.assume.into(), CodeDepth::Everything);
     let facts = Examination::open(request)?.observe();
     let text = structured::to_json(&facts)?;
-    Output::open(arguments.print.output.as_deref(), arguments.print.color)?.write(&text)?;
+    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&text)?;
     Ok(Exit::Ready)
 }

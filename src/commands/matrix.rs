@@ -11,7 +11,7 @@ pub fn run(arguments: Matrix) -> anyhow::Result<Exit> {
     (request.assumed, request.code) = (arguments.assume.into(), CodeDepth::Libraries);
     let facts = Examination::open(request)?.observe();
     anyhow::ensure!(!facts.kernels.is_empty(), "no target is named, and none was found");
-    let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;
+    let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
     let text = match arguments.format {
         TableFormat::Text => render::text(&facts, out.width),
         TableFormat::Json => render::json(&facts)?,

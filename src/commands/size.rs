@@ -11,7 +11,7 @@ pub fn run(arguments: Size) -> anyhow::Result<Exit> {
     // Only files are looked at, in a running container too.
     let (facts, size) = observe(arguments.subject.request(None)?)?;
     let report = judge(&facts, &size);
-    let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;
+    let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
     let whole = render::Whole { facts: &facts, size: &size, report: &report, top: arguments.top };
     let text = match arguments.format {
         TableFormat::Text => whole.text(out.width, arguments.verbose),

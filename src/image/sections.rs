@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::Stat;
+use super::{Mapping, Opened, Stat};
 
 /// Sections of one file; shared objects have some thirty.
 const MAX_SECTIONS: u64 = 4096;
@@ -32,12 +32,17 @@ const WINDOW: usize = 80;
 enum Source<'f> {
     File(OwnedFd),
     Within(BorrowedFd<'f>),
+    Mapped(Mapping),
     Bytes(&'f [u8]),
 }
 
-impl From<(OwnedFd, Stat)> for Pieces<'_> {
-    fn from((file, stat): (OwnedFd, Stat)) -> Self {
-        Self::new(Source::File(file), stat.size)
+impl From<(Opened, Stat)> for Pieces<'_> {
+    fn from((file, stat): (Opened, Stat)) -> Self {
+        let source = match file {
+            Opened::File(file) => Source::File(file),
+            Opened::Mapped(mapping) => Source::Mapped(mapping),
+        };
+        Self::new(source, stat.size)
     }
 }
 
@@ -57,6 +62,7 @@ impl<'f> Pieces<'f> {
         let source = match &self.source {
             Source::File(file) => Source::Within(file.as_fd()),
             Source::Within(file) => Source::Within(*file),
+            Source::Mapped(mapping) => Source::Bytes(mapping),
             Source::Bytes(bytes) => Source::Bytes(bytes),
         };
         let size = part.size.min(self.size.saturating_sub(part.at));
@@ -72,13 +78,15 @@ impl<'f> Pieces<'f> {
     fn fill(&self, at: u64, into: &mut [u8]) -> usize {
         let wanted = self.size.saturating_sub(at).min(into.len() as u64) as usize;
         let (into, at) = (&mut into[..wanted], self.start.saturating_add(at));
+        let copy = |bytes: &[u8], into: &mut [u8]| {
+            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+            let count = rest.len().min(into.len());
+            into[..count].copy_from_slice(&rest[..count]);
+            count
+        };
         let file = match &self.source {
-            Source::Bytes(bytes) => {
-                let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
-                let count = rest.len().min(into.len());
-                into[..count].copy_from_slice(&rest[..count]);
-                return count;
-            }
+            Source::Bytes(bytes) => return copy(bytes, into),
+            Source::Mapped(mapping) => return copy(mapping, into),
             Source::File(file) => file.as_fd(),
             Source::Within(file) => *file,
         };

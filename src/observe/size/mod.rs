@@ -47,7 +47,7 @@ pub fn observe(request: Request) -> Result<(Facts, Size), Error> {
     let examination = Examination::open(request)?;
     let rootfs = examination.rootfs.clone();
     let (facts, size) = parallel::join(|| examination.observe(), || look(&rootfs));
-    let mut size = size.map_err(|e| Error::Root(root, e))?;
+    let mut size = size.map_err(|e| Error::Root(root, e.into()))?;
     let mapped: BTreeSet<&str> = facts.subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str()).collect();
     size.named_by = contents::naming(&rootfs, &size, &mapped);
     size.uid = uid;
