@@ -112,6 +112,7 @@ fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
         assumed: Assumed::default(),
         code: CodeDepth::Nothing,
         live: None,
+        opened: None,
         against: None,
     };
     let (facts, size) = observe::observe(request).unwrap();
