@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,17 +9,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::facts::Scope;
 use crate::finding::Severity;
-use crate::image::Credentials;
+use crate::image::{Credentials, Rootfs};
 use crate::loader::Environment;
 use crate::node::OtherProcess;
-use crate::observe::{Depth, Live, Request};
+use crate::observe::{self, Depth, Live, Request};
 use crate::probe::Inside;
-use crate::report::Colour;
+use crate::report::{Colour, ReportFormat, termination_log};
 use crate::slim;
 
 /// Says whether this CUDA container image can run its workload, with the proof and the line that fixes it.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Every option is also a key of /etc/mldoctor.toml, and MLDOCTOR_ with its name is a variable.")]
 pub struct Cli {
     /// What to do; `check` where nothing is named.
     #[command(subcommand)]
@@ -74,14 +75,33 @@ pub enum Command {
     },
 }
 
+impl Cli {
+    /// What the command examines, if it examines anything.
+    pub fn subject_mut(&mut self) -> Option<&mut Subject> {
+        match &mut self.command {
+            None => Some(&mut self.check.subject),
+            Some(Command::Check(check)) => Some(&mut check.subject),
+            Some(Command::Libs(libs)) => Some(&mut libs.subject),
+            Some(Command::Facts(facts)) => Some(&mut facts.subject),
+            Some(Command::Health(health)) => Some(&mut health.subject),
+            Some(Command::Exec(exec)) => Some(&mut exec.subject),
+            Some(Command::Slim(slim)) => Some(&mut slim.subject),
+            Some(_) => None,
+        }
+    }
+}
+
 /// What to examine.
 #[derive(Debug, Clone, Args)]
 pub struct Subject {
     /// Python modules (torch, python:vllm) or paths of executables and shared objects; found where none is named
     #[arg(value_name = "TARGET", env = "MLDOCTOR_WORKLOAD", value_delimiter = ' ')]
     pub targets: Vec<String>,
-    /// Root directory of the image; implies --image
-    #[arg(long, value_name = "DIR")]
+    /// Settings, instead of /etc/mldoctor.toml
+    #[arg(long, value_name = "FILE", env = "MLDOCTOR_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The image: its root directory, an archive (docker save, docker export) or an OCI layout; implies --image
+    #[arg(long, value_name = "DIR|FILE")]
     pub root: Option<PathBuf>,
     /// Examine the container of this process: its image, environment and libraries
     #[arg(long, value_name = "PID", conflicts_with_all = ["root", "image"])]
@@ -92,15 +112,18 @@ pub struct Subject {
     /// The Python interpreter of the workload
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
-    /// A variable of the workload's environment; given once or more, nothing is inherited
+    /// A variable of the workload's environment; given once or more, nothing is inherited but from an image's archive
     #[arg(long, value_name = "K=V")]
     pub env: Vec<OsString>,
-    /// The user that the workload runs as, by number
-    #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
-    pub user: Option<Credentials>,
+    /// The user that the workload runs as, by name or number
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// Capabilities that the verdict depends on too, such as torch.compile
     #[arg(long, value_name = "CAP", value_delimiter = ',')]
     pub require: Vec<String>,
+    /// The image, where its settings had to be read already.
+    #[arg(skip)]
+    pub opened: Option<Rootfs>,
 }
 
 /// What is tried for real, where more than the image is judged.
@@ -152,7 +175,10 @@ pub struct Check {
     pub report_only: bool,
     /// Form of the report
     #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
+    pub format: ReportFormat,
+    /// Also write the reason for the kubelet, at most 4,096 bytes, if the file is there
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = termination_log::DEFAULT_PATH)]
+    pub termination_log: Option<PathBuf>,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,
@@ -357,25 +383,21 @@ impl Subject {
     /// `trial`.
     ///
     /// # Errors
-    /// Another process cannot be examined.
-    pub fn request(self, trial: Option<Trial>) -> anyhow::Result<Request> {
+    /// There is no image, it does not know the user, or another process cannot be examined.
+    pub fn request(mut self, trial: Option<Trial>) -> anyhow::Result<Request> {
         let scope = if self.image || self.root.is_some() { Scope::Image } else { Scope::Container };
         let other = self.pid.map(OtherProcess::new);
         let root = other.as_ref().map(OtherProcess::root).or(self.root).unwrap_or_else(|| PathBuf::from("/"));
+        let rootfs = match self.opened.take() {
+            Some(rootfs) => rootfs,
+            None => Rootfs::open_image(&root).map_err(|e| observe::Error::Root(root.clone(), e))?,
+        };
+        let config = rootfs.config().cloned().unwrap_or_default();
+        let user = self.user.or(config.user).map(|user| Credentials::find(&rootfs, &user));
+        let mut user = user.transpose().map_err(anyhow::Error::msg)?;
         let is_host = root == Path::new("/");
-        let mut env: Environment = if !self.env.is_empty() {
-            self.env
-                .iter()
-                .map(|pair| {
-                    let bytes = pair.as_bytes();
-                    let at = bytes.iter().position(|b| *b == b'=').unwrap_or(bytes.len());
-                    let value = bytes.get(at + 1..).unwrap_or_default();
-                    (
-                        std::ffi::OsStr::from_bytes(&bytes[..at]).to_owned(),
-                        std::ffi::OsStr::from_bytes(value).to_owned(),
-                    )
-                })
-                .collect()
+        let mut env = if !self.env.is_empty() {
+            Environment::default()
         } else if let Some(other) = &other {
             other.environment()?
         } else if is_host {
@@ -384,6 +406,12 @@ impl Subject {
             // The environment of whoever examines an image has nothing to do with it.
             Environment::default()
         };
+        for pair in config.env.iter().map(OsString::from).chain(self.env) {
+            let bytes = pair.as_bytes();
+            let at = bytes.iter().position(|b| *b == b'=').unwrap_or(bytes.len());
+            let (name, value) = (&bytes[..at], bytes.get(at + 1..).unwrap_or_default());
+            env.set(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        }
         if env.get("PATH").is_none() {
             env.set("PATH", DEFAULT_PATH);
         }
@@ -391,10 +419,11 @@ impl Subject {
             Some(other) => Some(other.cwd()?),
             None => std::env::current_dir().ok().filter(|_| is_host),
         };
-        let cwd = here.unwrap_or_else(|| PathBuf::from("/"));
+        let cwd = here.or(config.directory).unwrap_or_else(|| PathBuf::from("/"));
         let python = self.python.map(|p| cwd.join(p));
         let trial = trial.filter(|_| scope == Scope::Container);
-        let (mut command, mut inside, mut user) = (Vec::new(), None, self.user);
+        let mut command = config.command.into_iter().map(OsString::from).collect();
+        let mut inside = None;
         if let Some(other) = &other {
             command = other.command()?;
             let theirs = user.get_or_insert(other.credentials()?).clone();
@@ -409,6 +438,7 @@ impl Subject {
             python,
             env,
             cwd,
+            opened: Some(rootfs),
             user,
             require: self.require,
             expect_gpus: trial.as_ref().and_then(|t| t.expect_gpus),

@@ -5,6 +5,7 @@
 pub mod checks;
 pub mod cli;
 pub mod commands;
+pub mod config;
 mod deadline;
 mod embedded;
 pub mod exit;

@@ -2,27 +2,25 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use mldoctor::cli::Cli;
 use mldoctor::exit::Exit;
-use mldoctor::{commands, report};
+use mldoctor::{commands, config, report};
 
 fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1);
-    let done = match Cli::try_parse() {
-        Ok(cli) => commands::run(cli),
-        Err(usage) => {
-            // Help and version are no error; what cannot be printed need not be.
-            let _ = usage.print();
-            return if usage.use_stderr() { Exit::of_usage(first.as_deref()).into() } else { ExitCode::SUCCESS };
-        }
-    };
-    match done {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let usage = || Exit::of_usage(arguments.get(1).map(|word| word.as_os_str())).into();
+    match config::parse(&arguments, &|name| std::env::var_os(name)).and_then(commands::run) {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            report::error(&error);
-            Exit::of_usage(first.as_deref()).into()
-        }
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(told) => {
+                // Help and version are no error; what cannot be printed need not be.
+                let _ = told.print();
+                if told.use_stderr() { usage() } else { ExitCode::SUCCESS }
+            }
+            Err(error) => {
+                report::error(&error);
+                usage()
+            }
+        },
     }
 }
 

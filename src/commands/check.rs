@@ -5,14 +5,14 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::checks::pages;
-use crate::cli::{Check, Format};
+use crate::cli::Check;
 use crate::exit::Exit;
 use crate::facts::{Facts, SCHEMA};
-use crate::finding::Report;
+use crate::finding::{Report, Severity};
 use crate::judge::judge;
 use crate::observe::Examination;
 use crate::record::profile::Profile;
-use crate::report::{Output, json, text};
+use crate::report::{self, Answer, Output, json, termination_log};
 use crate::structured;
 
 /// Runs it.
@@ -45,18 +45,25 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     if arguments.report_only {
         exit = Exit::Ready;
     }
-    if !arguments.quiet {
-        let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;
-        let timing = json::Timing {
+    let answer = Answer {
+        facts: &facts,
+        report: &report,
+        exit,
+        fail_on: arguments.fail_on.map_or(Severity::Error, Severity::from),
+        timing: json::Timing {
             observe: observed.as_millis() as u64,
             judge: (judged - observed).as_millis() as u64,
             total: start.elapsed().as_millis() as u64,
-        };
-        let rendered = match arguments.format {
-            Format::Text => text::render(&facts, &report, out.width, arguments.verbose),
-            Format::Json => json::render(&facts, &report, exit, timing)?,
-        };
-        out.write(&rendered)?;
+        },
+    };
+    if let Some(path) = &arguments.termination_log {
+        termination_log::write(path, &termination_log::render(&answer))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if !arguments.quiet {
+        let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
+        let text = report::render(arguments.format, &answer, out.width, arguments.verbose)?;
+        out.write(&text)?;
     }
     Ok(exit)
 }

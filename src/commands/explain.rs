@@ -10,6 +10,6 @@ pub fn run(arguments: Explain) -> anyhow::Result<Exit> {
     let Some(page) = pages::find(&arguments.id) else {
         anyhow::bail!("no finding id {:?}; mldoctor list shows them", arguments.id);
     };
-    Output::open(arguments.print.output.as_deref(), arguments.print.color)?.write(&render::explain(page))?;
+    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&render::explain(page))?;
     Ok(Exit::Ready)
 }

@@ -10,6 +10,6 @@ use crate::structured;
 pub fn run(arguments: Facts) -> anyhow::Result<Exit> {
     let facts = Examination::open(arguments.subject.request(Some(arguments.trial))?)?.observe();
     let text = structured::to_json(&facts)?;
-    Output::open(arguments.print.output.as_deref(), arguments.print.color)?.write(&text)?;
+    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&text)?;
     Ok(Exit::Ready)
 }

@@ -43,8 +43,7 @@ pub fn run(arguments: Health) -> anyhow::Result<Exit> {
         // Docker keeps exit code 2 for itself.
         Verdict::NotReady | Verdict::Undetermined => Exit::NotReady,
     };
-    let mut out = Output::open(None, report::Colour::Never)?;
-    out.write(&render::render(&facts, &report, start.elapsed()))?;
+    Output::open(None, report::Colour::Never).write(&render::render(&facts, &report, start.elapsed()))?;
     Ok(exit)
 }
 

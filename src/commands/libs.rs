@@ -11,10 +11,11 @@ pub fn run(arguments: Libs) -> anyhow::Result<Exit> {
     let mut examination = Examination::open(arguments.subject.request(None)?)?;
     let workload = examination.workload();
     anyhow::ensure!(!workload.is_empty(), "no target is named, and none was found");
-    let mut out = Output::open(arguments.print.output.as_deref(), arguments.print.color)?;
+    let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
+    let mut told = String::new();
     let mut exit = Exit::Ready;
     for target in &workload {
-        let text = examination.with_process(target, |process, errors| {
+        told += &examination.with_process(target, |process, errors| {
             if errors.iter().any(LoadError::is_fatal) {
                 exit = Exit::NotReady;
             }
@@ -23,7 +24,7 @@ pub fn run(arguments: Libs) -> anyhow::Result<Exit> {
                 Format::Text => Ok(render::tree(process, errors)),
             }
         })??;
-        out.write(&text)?;
     }
+    out.write(&told)?;
     Ok(exit)
 }

@@ -11,6 +11,6 @@ pub fn run(arguments: List) -> anyhow::Result<Exit> {
         Format::Text => render::list_text(pages::all()),
         Format::Json => render::list_json(pages::all())?,
     };
-    Output::open(arguments.print.output.as_deref(), arguments.print.color)?.write(&text)?;
+    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&text)?;
     Ok(Exit::Ready)
 }

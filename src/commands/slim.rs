@@ -53,7 +53,7 @@ pub fn run(arguments: Slim) -> anyhow::Result<Exit> {
         (None, Format::Text) => render::text(&plan),
         (None, Format::Json) => render::json(&plan, arguments.mode)?,
     };
-    Output::open(arguments.print.output.as_deref(), arguments.print.color)?.write(&rendered)?;
+    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&rendered)?;
     Ok(exit)
 }
 

@@ -1,6 +1,6 @@
 //! Confined access to the file system of an image.
 //!
-//! The image may be this container's own `/` or a directory given with `--root`. A path inside the image may pass
+//! The image may be this container's own `/`, or a directory or archive given with `--root`. A path inside the image may pass
 //! through symbolic links, absolute links and `..`; none of them may lead outside the root, none may loop for ever,
 //! and nothing but a regular file may ever be opened (opening a FIFO blocks, opening a device has effects).
 //!
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::{self, ArchiveError, Config, Tree};
 use super::map::Mapping;
 
 /// Symbolic links followed for one path before it counts as a loop (`MAXSYMLINKS` in the kernel's `fs/namei.c`).
@@ -139,6 +140,19 @@ impl From<rustix::fs::Stat> for Stamp {
 }
 
 impl Stat {
+    /// One in an archive, which has no other identity than its place there.
+    pub(super) fn of_tree(kind: FileType, mode: u32) -> Self {
+        let id = FileId { dev: 0, ino: 0 };
+        Self { id, mode: kind.as_raw_mode() | mode, uid: 0, gid: 0, size: 0, mtime: 0, rdev: 0 }
+    }
+
+    /// Takes over what an entry of an archive says.
+    pub(super) fn set(&mut self, entry: &super::tar::Entry) {
+        self.mode = self.file_type().as_raw_mode() | entry.mode;
+        (self.uid, self.gid, self.mtime) = (entry.uid, entry.gid, entry.mtime);
+        self.size = if entry.kind == super::tar::Kind::Symlink { entry.link.len() as u64 } else { entry.size };
+    }
+
     fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.mode)
     }
@@ -204,12 +218,59 @@ pub struct Rootfs {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for Rootfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Rootfs").field(&self.inner.outside).finish()
+    }
+}
+
+/// Where the files are.
+enum Source {
+    Directory {
+        root: OwnedFd,
+        /// Whether the root is the process's own `/`.
+        is_host: bool,
+    },
+    Archive(Tree, Config),
+}
+
+/// A regular file that was opened.
+pub enum Opened {
+    /// Of a directory.
+    File(OwnedFd),
+    /// Of an archive.
+    Mapped(Mapping),
+}
+
+impl Opened {
+    /// Maps its `size` bytes.
+    ///
+    /// # Errors
+    /// As `mmap(2)`.
+    pub fn map(self, size: u64) -> std::io::Result<Mapping> {
+        match self {
+            Self::File(fd) => Mapping::new(fd, size),
+            Self::Mapped(mapping) => Ok(mapping),
+        }
+    }
+
+    fn read_all(self, stat: Stat, limit: u64, data: &mut Vec<u8>) -> Result<(), FileError> {
+        match self {
+            Self::File(fd) => read_all(&fd, stat, limit, data),
+            Self::Mapped(_) if stat.size > limit => Err(FileError::TooLarge),
+            Self::Mapped(mapping) => {
+                data.clear();
+                data.extend_from_slice(&mapping);
+                Ok(())
+            }
+        }
+    }
+}
+
 struct Inner {
     /// The root as given, for messages about the root itself only.
     outside: PathBuf,
-    root: OwnedFd,
-    /// Whether the root is the process's own `/`.
-    is_host: bool,
+    source: Source,
     /// Directory path as asked → directory path without links.
     dirs: Mutex<FxHashMap<PathBuf, Result<PathBuf, FileError>>>,
     /// Files that were mapped, by their paths without links.
@@ -226,17 +287,47 @@ impl Rootfs {
         Ok(Self {
             inner: Arc::new(Inner {
                 outside: root.to_owned(),
-                is_host: root == Path::new("/"),
-                root: fd,
+                source: Source::Directory { root: fd, is_host: root == Path::new("/") },
                 dirs: Mutex::new(FxHashMap::default()),
                 mapped: Mutex::new(FxHashSet::default()),
             }),
         })
     }
 
+    /// Opens an image outside: a directory, or an archive as [`super::archive`] reads it.
+    ///
+    /// # Errors
+    /// It is none, or may not be read.
+    pub fn open_image(path: &Path) -> Result<Self, ArchiveError> {
+        if path.is_file() || archive::is_layout(path) {
+            let (tree, config) = archive::open(path)?;
+            return Ok(Self::of_tree(path, tree, config));
+        }
+        Ok(Self::open_root(path)?)
+    }
+
+    pub(super) fn of_tree(outside: &Path, tree: Tree, config: Config) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                outside: outside.to_owned(),
+                source: Source::Archive(tree, config),
+                dirs: Mutex::new(FxHashMap::default()),
+                mapped: Mutex::new(FxHashSet::default()),
+            }),
+        }
+    }
+
+    /// How the image is started, where an archive says it.
+    pub fn config(&self) -> Option<&Config> {
+        match &self.inner.source {
+            Source::Archive(_, config) => Some(config),
+            Source::Directory { .. } => None,
+        }
+    }
+
     /// Whether this is the root of the running process, so that paths mean the same inside and outside.
     pub fn is_host(&self) -> bool {
-        self.inner.is_host
+        matches!(self.inner.source, Source::Directory { is_host: true, .. })
     }
 
     /// The root directory as it was given.
@@ -313,21 +404,27 @@ impl Rootfs {
     ///
     /// # Errors
     /// As `open(2)`; [`FileError::Special`] or [`FileError::Directory`] for what is not a regular file.
-    pub fn open(&self, path: &Path) -> Result<(OwnedFd, Stat), FileError> {
+    pub fn open(&self, path: &Path) -> Result<(Opened, Stat), FileError> {
         let (resolved, stat) = self.resolve(path)?;
-        self.open_resolved(&resolved, stat)
+        self.open_there(&resolved, stat)
     }
 
-    fn open_resolved(&self, resolved: &Path, stat: Option<Stat>) -> Result<(OwnedFd, Stat), FileError> {
+    fn open_there(&self, resolved: &Path, stat: Option<Stat>) -> Result<(Opened, Stat), FileError> {
         match stat.ok_or(FileError::NotFound)?.file_type() {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(FileError::Directory),
-            _ => return Err(FileError::Special),
+            FileType::RegularFile => self.open_resolved(resolved),
+            FileType::Directory => Err(FileError::Directory),
+            _ => Err(FileError::Special),
+        }
+    }
+
+    fn open_resolved(&self, resolved: &Path) -> Result<(Opened, Stat), FileError> {
+        if let Source::Archive(tree, _) = &self.inner.source {
+            return Ok((Opened::Mapped(tree.map(resolved)?), tree.lstat(resolved)?));
         }
         // O_NONBLOCK: a name that turned into a FIFO since must not block us.
         let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let stat = Stat::from(rustix::fs::fstat(&fd)?);
-        if stat.is_file() { Ok((fd, stat)) } else { Err(FileError::Special) }
+        if stat.is_file() { Ok((Opened::File(fd), stat)) } else { Err(FileError::Special) }
     }
 
     /// Maps a regular file read-only. An empty file gives an empty mapping.
@@ -336,9 +433,9 @@ impl Rootfs {
     /// As [`Rootfs::open`].
     pub fn map(&self, path: &Path) -> Result<(Mapping, Stat), FileError> {
         let (resolved, there) = self.resolve(path)?;
-        let (fd, stat) = self.open_resolved(&resolved, there)?;
+        let (file, stat) = self.open_there(&resolved, there)?;
         self.inner.mapped.lock().unwrap_or_else(PoisonError::into_inner).insert(resolved);
-        let mapping = Mapping::new(fd, stat.size).map_err(|_| FileError::Other(Errno::NODEV))?;
+        let mapping = file.map(stat.size).map_err(|_| FileError::Other(Errno::NODEV))?;
         Ok((mapping, stat))
     }
 
@@ -353,8 +450,8 @@ impl Rootfs {
     }
 
     fn read_into(&self, path: &Path, limit: u64, data: &mut Vec<u8>) -> Result<(), FileError> {
-        let (fd, stat) = self.open(path)?;
-        read_all(&fd, stat, limit, data)
+        let (file, stat) = self.open(path)?;
+        file.read_all(stat, limit, data)
     }
 
     /// Reads the regular file `name` of a directory whose path holds no link, as [`Rootfs::canonicalize`] gives it, into
@@ -364,12 +461,13 @@ impl Rootfs {
     /// As [`Rootfs::read`].
     pub fn read_in(&self, dir: &Path, name: &str, limit: u64, data: &mut Vec<u8>) -> Result<(), FileError> {
         let path = dir.join(name);
-        let fd = match self.open_at(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-            Err(FileError::Loop) => return self.read_into(&path, limit, data), // It is a link.
-            opened => opened?,
-        };
-        let stat = Stat::from(rustix::fs::fstat(&fd)?);
-        if stat.is_file() { read_all(&fd, stat, limit, data) } else { Err(FileError::Special) }
+        match self.open_resolved(&path) {
+            Err(FileError::Loop) => self.read_into(&path, limit, data), // It is a link.
+            opened => {
+                let (file, stat) = opened?;
+                file.read_all(stat, limit, data)
+            }
+        }
     }
 
     /// Reads a file as text; bytes that are not UTF-8 are replaced.
@@ -397,6 +495,9 @@ impl Rootfs {
     /// As `opendir(3)`.
     pub fn read_dir_unsorted(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
         let (resolved, _) = self.resolve(path)?;
+        if let Source::Archive(tree, _) = &self.inner.source {
+            return tree.read_dir(&resolved);
+        }
         let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::new(fd)? {
@@ -439,7 +540,9 @@ impl Rootfs {
     /// # Errors
     /// As `lstat(2)`.
     pub fn stamp(&self, resolved: &Path) -> Result<Stamp, FileError> {
-        Ok(Stamp::from(rustix::fs::statat(&self.inner.root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?))
+        // An archive is one file: what is in it does not change by itself.
+        let Source::Directory { root, .. } = &self.inner.source else { return Err(FileError::NotFound) };
+        Ok(Stamp::from(rustix::fs::statat(root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
     /// Whether this process may make something in a directory, by the kernel's own word: `faccessat(2)`, which sees access
@@ -450,7 +553,9 @@ impl Rootfs {
     pub fn may_create_in(&self, dir: &Path) -> Result<(), FileError> {
         let (resolved, _) = self.resolve(dir)?;
         let wanted = Access::WRITE_OK | Access::EXEC_OK;
-        Ok(rustix::fs::accessat(&self.inner.root, relative(&resolved), wanted, AtFlags::empty())?)
+        // Nobody writes to an archive.
+        let Source::Directory { root, .. } = &self.inner.source else { return Err(FileError::Other(Errno::ROFS)) };
+        Ok(rustix::fs::accessat(root, relative(&resolved), wanted, AtFlags::empty())?)
     }
 
     /// The file system that holds a path, as it is mounted: `fstatvfs(3)`.
@@ -463,21 +568,27 @@ impl Rootfs {
     }
 
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
+        let Source::Directory { root, is_host } = &self.inner.source else { return Err(FileError::NotFound) };
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let relative = relative(resolved);
-        if !self.inner.is_host {
+        if !is_host {
             let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            match rustix::fs::openat2(&self.inner.root, relative, flags, Mode::empty(), how) {
+            match rustix::fs::openat2(root, relative, flags, Mode::empty(), how) {
                 // Kernels before 5.6 have no openat2; some seccomp profiles answer EPERM for calls that they do not know.
                 Err(Errno::NOSYS | Errno::PERM) => {}
                 done => return Ok(done?),
             }
         }
-        Ok(rustix::fs::openat(self.inner.root.as_fd(), relative, flags, Mode::empty())?)
+        Ok(rustix::fs::openat(root.as_fd(), relative, flags, Mode::empty())?)
     }
 
     fn lstat(&self, resolved: &Path) -> Result<Stat, FileError> {
-        Ok(rustix::fs::statat(&self.inner.root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?.into())
+        match &self.inner.source {
+            Source::Directory { root, .. } => {
+                Ok(rustix::fs::statat(root, relative(resolved), AtFlags::SYMLINK_NOFOLLOW)?.into())
+            }
+            Source::Archive(tree, _) => tree.lstat(resolved),
+        }
     }
 
     fn node(&self, resolved: &Path) -> Result<Node, FileError> {
@@ -485,8 +596,14 @@ impl Rootfs {
         if stat.file_type() != FileType::Symlink {
             return Ok(Node::Other(stat));
         }
-        let target = rustix::fs::readlinkat(&self.inner.root, relative(resolved), Vec::new())?;
-        Ok(Node::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
+        let target = match &self.inner.source {
+            Source::Directory { root, .. } => {
+                let target = rustix::fs::readlinkat(root, relative(resolved), Vec::new())?;
+                PathBuf::from(OsString::from_vec(target.into_bytes()))
+            }
+            Source::Archive(tree, _) => tree.read_link(resolved)?.ok_or(FileError::Other(Errno::INVAL))?,
+        };
+        Ok(Node::Link(target))
     }
 
     /// Follows all links. A path whose last component does not exist resolves, without a `stat`.

@@ -86,7 +86,7 @@ impl ElfStore {
         {
             return Opened::Failed(e);
         }
-        let (fd, stat) = match self.rootfs.open(path) {
+        let (file, stat) = match self.rootfs.open(path) {
             Ok(opened) => opened,
             Err(e @ (FileError::Special | FileError::Directory)) => return Opened::Special(e),
             Err(e) => return Opened::Failed(e),
@@ -94,7 +94,7 @@ impl ElfStore {
         if let Some(known) = lock(&self.by_id).get(&stat.id) {
             return known.clone();
         }
-        let opened = match crate::image::Mapping::new(fd, stat.size) {
+        let opened = match file.map(stat.size) {
             Err(_) => Opened::Failed(FileError::Other(rustix::io::Errno::NODEV)),
             Ok(map) => match Elf::parse(map, self.machine) {
                 Ok(elf) => {

@@ -24,8 +24,9 @@ use crate::facts::{
     SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
 };
 use crate::frameworks::{self, Framework};
+use crate::image::archive::ArchiveError;
 use crate::image::elf::{Elf, Machine};
-use crate::image::{Credentials, FileError, Rootfs};
+use crate::image::{Credentials, Rootfs};
 use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
 use crate::node::{self, Processes};
 use crate::parallel;
@@ -56,6 +57,8 @@ pub struct Request {
     pub env: Environment,
     /// Working directory of the workload.
     pub cwd: PathBuf,
+    /// The image, if it is open already.
+    pub opened: Option<Rootfs>,
     /// User of the workload.
     pub user: Option<Credentials>,
     /// `--require`
@@ -73,9 +76,9 @@ pub struct Request {
 /// What cannot be examined at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The root is no directory that can be searched.
+    /// The root is no directory that can be searched, and no archive of an image.
     #[error("cannot open {0} as the root of an image: {1}")]
-    Root(PathBuf, FileError),
+    Root(PathBuf, ArchiveError),
     /// A module is to be imported, and there is nothing to import it.
     #[error("no Python interpreter that works; name it with --python")]
     NoInterpreter,
@@ -203,12 +206,16 @@ impl Examination {
     ///
     /// # Errors
     /// The root cannot be opened.
-    pub fn open(request: Request) -> Result<Self, Error> {
-        let rootfs = Rootfs::open_root(&request.root).map_err(|e| Error::Root(request.root.clone(), e))?;
+    pub fn open(mut request: Request) -> Result<Self, Error> {
+        let rootfs = match request.opened.take() {
+            Some(rootfs) => rootfs,
+            None => Rootfs::open_image(&request.root).map_err(|e| Error::Root(request.root.clone(), e))?,
+        };
         Ok(Self { rootfs, request, python: None, sys_path: SysPath::default(), installed: Vec::new() })
     }
 
-    /// The targets: those named, or the frameworks that are installed.
+    /// The targets: those named, or the frameworks that are installed and the program that is started, if it uses CUDA, or
+    /// all programs that do.
     pub fn workload(&mut self) -> Vec<Workload> {
         let named: Vec<Workload> = self.request.targets.iter().map(|t| Workload::parse(t, &self.request.cwd)).collect();
         let command = self.command();

@@ -26,6 +26,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod formats;
 mod live;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,7 @@ use mldoctor::judge::judge;
 use mldoctor::loader::Environment;
 use mldoctor::observe::{Examination, Request};
 use mldoctor::record::profile::Profile;
+use mldoctor::report::pages::list_json;
 use serde::Deserialize;
 
 use support::tree::{Built, Tree, expand};
@@ -96,26 +98,40 @@ impl Case {
     }
 }
 
-fn report(base: &Tree, case: &Case) -> Report {
+/// An image, by its files alone.
+fn request(root: PathBuf, targets: &[String], env: Environment) -> Request {
+    Request {
+        root,
+        scope: Scope::Image,
+        targets: targets.to_owned(),
+        python: None,
+        env,
+        cwd: PathBuf::from("/"),
+        command: Vec::new(),
+        opened: None,
+        user: None,
+        require: Vec::new(),
+        expect_gpus: None,
+        min_free_memory: None,
+        against: None,
+        live: None,
+    }
+}
+
+fn report(base: &Tree, case: &Case) -> (Facts, Report) {
     let built = Built::new(base);
     let mut env = built.env.clone();
     env.extend(case.tree.build(&built.root()));
     let env: Environment = env.into_iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
-    let request = Request {
-        root: built.root(),
-        scope: if case.is_live() { Scope::Container } else { Scope::Image },
-        targets: case.targets.clone(),
-        command: Vec::new(),
-        python: None,
-        env,
-        cwd: PathBuf::from("/"),
-        user: case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] }),
-        require: case.require.clone(),
-        expect_gpus: case.expect_gpus,
-        min_free_memory: case.min_free_memory,
-        against: case.profile.as_ref().map(profile),
-        live: None,
-    };
+    let mut request = request(built.root(), &case.targets, env);
+    if case.is_live() {
+        request.scope = Scope::Container;
+    }
+    request.against = case.profile.as_ref().map(profile);
+    request.user = case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] });
+    request.require.clone_from(&case.require);
+    request.expect_gpus = case.expect_gpus;
+    request.min_free_memory = case.min_free_memory;
     let mut facts = Examination::open(request).unwrap().observe();
     if case.is_live() {
         live::add(&mut facts, case);
@@ -125,7 +141,8 @@ fn report(base: &Tree, case: &Case) -> Report {
     let told = serde_json::to_string(&facts).unwrap();
     let read = serde_json::from_str(&told).unwrap();
     assert_eq!(facts, read);
-    judge(&facts)
+    let report = judge(&facts);
+    (facts, report)
 }
 
 /// Gives the folders and libraries below a mount point what its options bring about.
@@ -166,8 +183,8 @@ fn severity(finding: &Finding) -> &'static str {
 }
 
 fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
-    let report = report(base, case);
-    let mut wrong = Vec::new();
+    let (facts, report) = report(base, case);
+    let mut wrong = formats::check(&facts, &report);
     let verdict = serde_json::to_value(report.verdict).unwrap();
     if verdict != case.verdict.as_str() {
         wrong.push(format!("verdict: {verdict}, not {:?}", case.verdict));
@@ -234,6 +251,30 @@ fn is_complete(files: &BTreeMap<String, Cases>) -> Result<(), Failed> {
     if lacking.is_empty() { Ok(()) } else { Err(lacking.join("\n").into()) }
 }
 
+/// Of a process that loads, and of one with each kind of error.
+fn libs() -> Result<(), Failed> {
+    let text = "from = ['torch']\n[elf]\n'/app' = { program = true, needed = ['libx.so', 'liby.so', 'libz.so', 'libc.so.6'], \
+                wants = ['libz.so@V2'], refers = ['nowhere'] }\n'/usr/lib/libz.so' = { versions = ['V1'] }\n\
+                '/usr/lib/liby.so' = { cut = 70 }\n";
+    let built = Built::new(&toml::from_str(&expand(text)).unwrap());
+    let mut wrong = Vec::new();
+    let mut kinds = 0;
+    for target in ["torch", "/app"] {
+        let request = request(built.root(), &[target.to_owned()], Environment::default());
+        let mut examination = Examination::open(request).unwrap();
+        let workload = examination.workload();
+        let json = examination.with_process(&workload[0], |process, errors| {
+            kinds += errors.len();
+            mldoctor::report::libs::json(process, errors).unwrap()
+        });
+        wrong.extend(formats::schema("libs", &json.unwrap()));
+    }
+    if kinds < 2 {
+        wrong.push(format!("only {kinds} errors"));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
@@ -254,5 +295,10 @@ fn main() {
         }
     }
     trials.push(Trial::test("every finding id has its cases", move || is_complete(&files)));
+    trials.push(Trial::test("the list is as its schema says", || {
+        let wrong = formats::schema("list", &list_json(pages::all()).unwrap());
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    }));
+    trials.push(Trial::test("libs are as their schema says", libs));
     libtest_mimic::run(&arguments, trials).exit();
 }
