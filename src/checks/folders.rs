@@ -1,6 +1,6 @@
 //! Folders that programs write to: not writable, read-only, full, or on a file system that executes nothing.
 
-use super::place::{on_path_of, variable};
+use super::place::{below, variable};
 use super::{Check, Rule, Surveyed, finding};
 use crate::checks::pages::Severity;
 use crate::facts::surroundings::{Access, Folder};
@@ -133,7 +133,7 @@ fn refused(facts: &Facts, folder: &Folder) -> Finding {
 
 /// The first directory that `os.makedirs` has to make, which is the one that its message names.
 fn first_made(folder: &Folder) -> String {
-    let rest = on_path_of(&folder.at, &folder.path).unwrap_or("");
+    let rest = below(&folder.at, &folder.path).unwrap_or("");
     let first = rest.split('/').find(|part| !part.is_empty());
     first.map_or_else(|| folder.path.clone(), |first| format!("{}/{first}", folder.at.trim_end_matches('/')))
 }
@@ -224,7 +224,7 @@ fn libraries(facts: &Facts) -> Surveyed {
     let Some(first) = dirs.first() else { return Surveyed::found(Vec::new()) };
     let mut findings = Vec::new();
     for subject in &facts.subjects {
-        let is_below = |path: &str| dirs.iter().any(|dir| on_path_of(dir, path).is_some());
+        let is_below = |path: &str| dirs.iter().any(|dir| below(dir, path).is_some());
         let Some(mapped) = subject.mapped.iter().find(|m| is_below(&m.path)) else { continue };
         findings.push(
             finding("lib-noexec", first, "libraries lie on a file system that is mounted noexec")

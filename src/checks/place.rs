@@ -110,15 +110,16 @@ impl Node {
     /// The mount that holds a path.
     pub fn mount_of(&self, path: &str) -> Option<&Mount> {
         let mounts = self.mounts.seen()?;
-        let holds = |point: &str| {
-            point == "/" || path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        mounts.iter().filter(|(point, _)| holds(point)).max_by_key(|(point, _)| point.len()).map(|(_, mount)| mount)
+        mounts
+            .iter()
+            .filter(|(point, _)| below(point, path).is_some())
+            .max_by_key(|(point, _)| point.len())
+            .map(|(_, mount)| mount)
     }
 }
 
 /// What of a path lies below a directory; none where it does not.
-pub fn on_path_of<'p>(dir: &str, path: &'p str) -> Option<&'p str> {
+pub fn below<'p>(dir: &str, path: &'p str) -> Option<&'p str> {
     let dir = dir.trim_end_matches('/');
     path.strip_prefix(dir).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -54,26 +54,25 @@ fn platform(facts: &Facts) -> Surveyed {
 fn integrated(facts: &Facts) -> Option<Finding> {
     let node = facts.node.as_ref()?;
     let driver = facts.driver.as_ref()?;
-    let silent = driver.system().is_none() || driver.gpus().is_empty();
-    (node.is(Platform::Tegra) && works(facts) && silent).then(|| {
+    // Where it is not there at all nobody expects anything of it.
+    let nvml = driver.libnvml.as_ref()?;
+    (node.is(Platform::Tegra) && works(facts) && driver.gpus().is_empty()).then(|| {
         finding("plt-jetson-nvml", "NVML", "NVML says nothing of the GPU of a Jetson; CUDA does")
             .proof("platform", "Tegra", None)
-            .proof("libnvidia-ml.so.1", driver.libnvml.as_deref().unwrap_or("not there"), None)
+            .proof("libnvidia-ml.so.1", nvml, None)
             .cure(Fix::words("ask CUDA for memory and names; tegrastats tells load and temperature"))
     })
 }
 
 fn virtual_machine(facts: &Facts) -> Option<Finding> {
     let node = facts.node.as_ref()?;
-    (node.is(Platform::Kata) && !node.has_nodes()).then(|| {
-        finding(
-            "plt-kata",
-            "Kata Containers",
-            "the container is a virtual machine, and its kernel has no NVIDIA driver",
-        )
-        .proof("kernel command line", "of a Kata guest", Some("/proc/cmdline".into()))
-        .proof("/dev/nvidiactl", "not there", None)
-        .cure(on_node("pass the GPU through with VFIO, with a guest image that has the driver (kata-qemu-nvidia-gpu)"))
+    (node.is(Platform::Kata) && !works(facts)).then(|| {
+        finding("plt-kata", "Kata Containers", "the container is a virtual machine, and the driver has to be in it")
+            .proof("kernel command line", "of a Kata guest", Some("/proc/cmdline".into()))
+            .proof("cuInit", "no GPU", None)
+            .cure(on_node(
+                "pass the GPU through with VFIO, with a guest image that has the driver (kata-qemu-nvidia-gpu)",
+            ))
     })
 }
 

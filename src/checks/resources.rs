@@ -191,7 +191,10 @@ fn processes(facts: &Facts, node: &Node) -> Option<Finding> {
 
 fn slow_driver(facts: &Facts) -> Option<Finding> {
     let driver = facts.driver.as_ref()?;
-    let took = [&driver.cuda, &driver.nvml].into_iter().filter_map(|run| Some(run.seen()?.took)).max()?;
+    // A call that never came back is told as such.
+    let finished =
+        [&driver.cuda, &driver.nvml].into_iter().filter_map(|r| r.seen()).filter(|r| r.unfinished().is_none());
+    let took = finished.map(|run| run.took).max()?;
     (took >= PROBE).then(|| {
         finding(
             "res-probe-1s",

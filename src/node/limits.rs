@@ -83,7 +83,9 @@ fn groups(own: &str, controller: &str, is_unified: bool) -> Vec<PathBuf> {
         is_it.then(|| path.trim_start_matches('/').to_owned())
     });
     let path = path.unwrap_or_default();
-    Path::new(&path).ancestors().map(|part| base.join(part)).collect()
+    // Joining nothing would add a slash.
+    let of = |part: &Path| if part.as_os_str().is_empty() { base.clone() } else { base.join(part) };
+    Path::new(&path).ancestors().map(of).collect()
 }
 
 /// The limit that is reached first: a group cannot have more than those above it.

@@ -1,5 +1,6 @@
 //! What mldoctor sees of its container, against what podman was told to give it, and against what can then be written.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ const CONTAINERS: &[Container] = &[
             "--pids-limit=8",
             "--shm-size=1m",
             "--ulimit=nofile=100:200",
+            "--ulimit=nproc=1024:4096",
             "--ulimit=memlock=65536:65536",
         ],
         folder: "/var/cache/made",
@@ -66,7 +68,7 @@ const CONTAINERS: &[Container] = &[
     },
     Container {
         name: "a number as user",
-        options: &["--user=12345"],
+        options: &["--user=12345", "--passwd=false"],
         folder: "/var/cache/made",
         facts: || {
             vec![
@@ -80,17 +82,19 @@ const CONTAINERS: &[Container] = &[
     Container {
         name: "root in another user's folder",
         options: &[],
-        folder: "/var/cache/apt/archives/partial/made",
+        folder: "/data/made",
         facts: || vec![(ACCESS, json!("writable"))],
     },
     Container {
         name: "root without capabilities in another user's folder",
         options: &["--cap-drop=ALL"],
-        folder: "/var/cache/apt/archives/partial/made",
+        folder: "/data/made",
         facts: || vec![(ACCESS, json!("denied")), ("/node/process/capabilities", json!(0))],
     },
 ];
 
+/// The owner of `/data` in every container.
+const DATA: u32 = 54321;
 const ACCESS: &str = "/image/surroundings/folders/0/access";
 
 /// A trial for each container.
@@ -117,8 +121,13 @@ pub fn trials() -> Vec<Trial> {
 
 fn run(podman: &Podman, container: &Container) -> Result<(), Failed> {
     let volume = format!("--volume={}:/mldoctor:ro", env!("CARGO_BIN_EXE_mldoctor"));
+    // Another user's.
+    let data = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(data.path(), Some(DATA), Some(DATA)).unwrap();
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let volume_of_data = format!("--volume={}:/data", data.path().display());
     let folder = format!("--env=CUDA_CACHE_PATH={}", container.folder);
-    let options = [container.options, &[&volume, &folder]].concat();
+    let options = [container.options, &[&volume, &volume_of_data, &folder]].concat();
     let output = podman.run(&options, IMAGE, &["/mldoctor", "facts", "/bin/true"]);
     let facts: Value = serde_json::from_slice(&output.stdout)
         .map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&output.stderr)))?;
