@@ -48,7 +48,12 @@ pub fn gpu_of<'f>(facts: &'f Facts, call: &Call) -> (String, Option<&'f Gpu>) {
 
 /// Whether CUDA could be initialised and sees a GPU: then nothing around it can be wrong enough to matter.
 pub fn works(facts: &Facts) -> bool {
-    facts.driver.as_ref().and_then(Driver::cuda).and_then(|c| c.count.get()).is_some_and(|count| *count > 0)
+    let Some(driver) = &facts.driver else { return false };
+    match (&driver.cuda, driver.cuda()) {
+        // Where CUDA is not asked anew, NVML's word counts.
+        (Observed::NotAsked, _) => driver.system().and_then(|nvml| nvml.count.get()).is_some_and(|count| *count > 0),
+        (_, cuda) => cuda.and_then(|cuda| cuda.count.get()).is_some_and(|count| *count > 0),
+    }
 }
 
 impl Node {

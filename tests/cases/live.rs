@@ -7,6 +7,7 @@
 //! libcuda = "missing"                       # or the path that it is shown with; so with libnvml
 //! mounted = ["/usr/lib/libcuda.so.1"]       # files of the tree that do not belong to the image
 //! calls = { cuInit = { code = 100 } }
+//! nvml_only = true                          # CUDA is not asked anew, as by most calls of health
 //! deadline = 8                              # seconds that each child has; 2 where none is given
 //! [case.library]                            # a CUDA library that import:torch uses; calls as above
 //! family = "cudnn"
@@ -59,6 +60,8 @@ pub struct Driver {
     #[serde(default)]
     mounted: Vec<String>,
     deadline: Option<u64>,
+    #[serde(default)]
+    nvml_only: bool,
     #[serde(flatten)]
     scenario: toml::Table,
 }
@@ -115,7 +118,11 @@ pub fn add(facts: &mut Facts, case: &Case) {
     fs::write(&file, serde_json::to_string(&scenario).unwrap()).unwrap();
     let mut env = Environment::default();
     env.set("FAKE_DRIVER", &file);
-    let depth = if case.deep { Depth::Deep } else { Depth::Check };
+    let depth = match driver {
+        Some(driver) if driver.nvml_only => Depth::Nvml,
+        _ if case.deep => Depth::Deep,
+        _ => Depth::Check,
+    };
     let live = Live {
         probe: None,
         deadline: Duration::from_secs(driver.and_then(|d| d.deadline).unwrap_or(2)),
