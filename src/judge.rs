@@ -108,7 +108,8 @@ pub fn judge(facts: &Facts) -> Report {
 
 /// Whether the verdict depends on a capability: the workload itself, and what `--require` names.
 fn is_required(facts: &Facts, id: &str) -> bool {
-    let by_default = id.starts_with("import:") || id.starts_with("load:");
+    // Who names a profile wants what it names.
+    let by_default = id.starts_with("import:") || id.starts_with("load:") || id == "recorded";
     let has_node = facts.target.scope == Scope::Container || facts.assumed.is_named();
     let of_node = has_node && (id == "gpu" || id.starts_with("kernels:"));
     by_default || of_node || facts.target.require.iter().any(|r| r == id)

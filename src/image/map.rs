@@ -1,4 +1,4 @@
-//! The one module that maps files, and so the one module of the doctor with `unsafe` in it.
+//! The one module that maps files, with the `unsafe` that this takes.
 //!
 //! CUDA libraries are gigabytes; only the pages with headers and symbol tables are ever touched.
 

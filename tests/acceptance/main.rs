@@ -14,6 +14,7 @@ mod fatbins;
 mod live;
 mod parts;
 mod releases;
+mod slim;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -354,6 +355,7 @@ fn main() {
     let mut list = fatbins::trials(&torch, all);
     list.extend(torch.iter().flat_map(trials));
     list.extend(torch.iter().flat_map(parts::trials));
+    list.extend(torch.iter().flat_map(slim::trials));
     list.extend(driver::trials());
     list.extend(releases::trials());
     list.extend(containers::trials());
