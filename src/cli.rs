@@ -372,9 +372,6 @@ pub struct Slim {
     /// Form of the answer; JSON lists every file that stays
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// Where it is to run.
-    #[command(flatten)]
-    pub assume: Assume,
     /// Where and how to print.
     #[command(flatten)]
     pub print: Print,

@@ -205,17 +205,16 @@ fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message:
 /// What a survey found keeps a capability from working, whatever else was tried. One that nothing tried is there if the
 /// verdict depends on it: `gpu` where only the image is judged, for a driver that is named.
 fn break_capability(facts: &Facts, capabilities: &mut Vec<Capability>, id: &str, finding: &mut Finding) {
-    let required = is_required(facts, id);
     let at = match capabilities.iter().position(|c| c.id == id) {
         Some(at) => at,
-        None if required => {
-            capabilities.push(Capability { required, ..Capability::new(id, Status::Ok, "") });
+        None if is_required(facts, id) => {
+            capabilities.push(Capability { required: true, ..Capability::new(id, Status::Ok, "") });
             capabilities.len() - 1
         }
         None => return,
     };
-    finding.severity = weigh(finding.severity, Weight::Required, required);
     let capability = &mut capabilities[at];
+    finding.severity = weigh(finding.severity, Weight::Required, capability.required);
     if capability.status != Status::Broken {
         capability.status = Status::Broken;
         capability.summary.clone_from(&finding.message);
