@@ -10,7 +10,7 @@ use object::elf::{FileHeader64, PT_DYNAMIC, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 /// Largest shipped file, in bytes.
-const MAX_SIZE: u64 = 2_500_000;
+const MAX_SIZE: u64 = 3_450_000;
 /// Newest glibc that the probe may ask for.
 const GLIBC: (u32, u32) = (2, 17);
 const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
