@@ -205,11 +205,13 @@ const WAIT: &str = "trap 'exit 7' TERM; echo \"pid $$ $MLDOCTOR_VERDICT\"; while
 #[test]
 fn a_healthcheck_goes_from_healthy_to_unhealthy_and_says_why() {
     let Some(lab) = lab() else { return };
-    let app = lab.start("health", &["--health-start-period", "0s"], &["sh", "-c", WAIT]);
+    let app = lab.start("health", &[], &["sh", "-c", WAIT]);
     app.wait_for("pid 1");
     assert_eq!(app.healthcheck(), 0, "{}", app.inspect("{{json .State.Health}}"));
     assert_eq!(app.inspect("{{.State.Health.Status}}"), "healthy");
     assert!(app.exec(&["-u", "0"], &["rm", LIBRARY]).status.success());
+    // Within the start period of the example, failures do not count.
+    std::thread::sleep(std::time::Duration::from_secs(31));
     for _ in 0..4 {
         assert_eq!(app.healthcheck(), 1, "{}", app.inspect("{{json .State.Health}}"));
     }
@@ -236,10 +238,7 @@ fn the_entry_point_refuses_what_cannot_run() {
     let output = lab.run(&["--tmpfs", &format!("{hidden}:notmpcopyup")], APP, &["echo", "started"]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.starts_with("NOT READY") && said.contains("libtorch_python.so") && !said.contains("started"),
-        "{said}"
-    );
+    assert!(said.contains("NOT READY") && said.contains("libtorch_python.so") && !said.contains("started"), "{said}");
 }
 
 #[test]
@@ -255,9 +254,9 @@ fn the_verdict_is_the_same_however_little_a_container_may() {
         &["--read-only"][..],
         &["--user", "12345"],
         &["--cap-drop", "ALL"],
-        &["--memory", "64m"],
+        &["--memory", "512m"],
         &["--pids-limit", "8"],
-        &["--read-only", "--user", "12345", "--cap-drop", "ALL", "--memory", "64m", "--pids-limit", "8"],
+        &["--read-only", "--user", "12345", "--cap-drop", "ALL", "--memory", "512m", "--pids-limit", "8"],
     ] {
         let options = [options, &["--entrypoint", "mldoctor"]].concat();
         let output = lab.run(&options, APP, &["check", "--format", "json"]);
@@ -266,6 +265,10 @@ fn the_verdict_is_the_same_however_little_a_container_may() {
         let output = lab.run(&options, APP, &["health", "--deadline", "60s"]);
         assert_eq!(output.status.code(), Some(0), "{options:?}: {}", text(&output));
     }
+    // The doctor gets by with little memory, and says that PyTorch does not.
+    let output = lab.run(&["--memory", "64m", "--entrypoint", "mldoctor"], APP, &["check"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("res-oom"), "{}", text(&output));
 }
 
 #[test]
@@ -297,7 +300,7 @@ fn another_container_is_examined_from_the_host_and_from_beside_it() {
         let options = [&["--pid", "container:other"], options].concat();
         lab.podman.run(&options, DOCTOR, &["check", "--pid", "1", "--deadline", "60s"])
     };
-    let output = beside(&["--privileged", "--cgroupns", "host"]);
+    let output = beside(&["--privileged", "--cgroupns", "host", "-v", "/sys/fs/cgroup:/sys/fs/cgroup"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     // Without the right to enter, the files are judged, and the rest is unknown, with what it would take.
     let output = beside(&["--cap-add", "SYS_PTRACE", "--user", "0"]);

@@ -124,15 +124,26 @@ impl Probe {
     /// # Errors
     /// The probe does not start at all, in the words of the system or of the dynamic loader.
     pub fn run(&self, job: Job, loads: &[&Load]) -> Result<Run, String> {
-        let (program, descriptors, mut arguments) = match (&self.source, &self.loader) {
-            (Source::File(path), None) => (path.clone(), Vec::new(), Vec::new()),
-            (Source::File(path), Some(loader)) => (loader.clone(), Vec::new(), vec![path.clone().into_os_string()]),
-            (Source::Memory(fd) | Source::Temporary(fd), loader) => {
-                let own = supervise::program_path();
-                let arguments = loader.iter().map(|_| own.clone().into_os_string()).collect();
-                (loader.clone().unwrap_or(own), vec![fd.as_fd()], arguments)
+        // In another container, the path of a file here leads nowhere.
+        let opened = match (&self.source, &self.inside) {
+            (Source::File(path), Some(_)) => {
+                Some(std::fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?)
             }
+            _ => None,
         };
+        let descriptor = match &self.source {
+            Source::File(_) => opened.as_ref().map(AsFd::as_fd),
+            Source::Memory(fd) | Source::Temporary(fd) => Some(fd.as_fd()),
+        };
+        let own = match &self.source {
+            Source::File(path) if descriptor.is_none() => path.clone(),
+            _ => supervise::program_path(),
+        };
+        let (program, mut arguments) = match &self.loader {
+            None => (own, Vec::new()),
+            Some(loader) => (loader.clone(), vec![own.into_os_string()]),
+        };
+        let descriptors = descriptor.into_iter().collect();
         arguments.push(job.name().into());
         arguments.extend(loads.iter().map(|load| load.to_argument()));
         let task = Task {
