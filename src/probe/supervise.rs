@@ -47,7 +47,9 @@ pub(super) enum End {
 impl Child {
     /// For a child that did nothing: what it, or the dynamic loader, printed.
     pub(super) fn why_no_answer(&self) -> String {
-        let first = self.output.lines().find(|l| !l.trim().is_empty()).unwrap_or("it printed nothing").to_owned();
+        let first = self.output.lines().find(|l| !l.trim().is_empty()).unwrap_or("it printed nothing");
+        // Where this program went first, it is this program that says why.
+        let first = first.strip_prefix("mldoctor: ").unwrap_or(first);
         match self.end {
             End::Exit(status) => format!("the probe does not start: {first} (status {status})"),
             End::Signal(number) => format!("the probe does not start: {first} (signal {number})"),

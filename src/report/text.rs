@@ -20,6 +20,7 @@ pub fn render(facts: &Facts, report: &Report, width: usize, verbose: bool) -> St
     let _ = writeln!(out, "{}{rest}", paint(report.verdict, word));
     capabilities(&mut out, report, width);
     gpus(&mut out, facts, width);
+    unknown(&mut out, report, width);
     for finding in &report.findings {
         if finding.severity != Severity::Note || verbose {
             describe(&mut out, finding, width, verbose);
@@ -111,6 +112,14 @@ fn capabilities(out: &mut String, report: &Report, width: usize) {
         let status_pad = " ".repeat(8usize.saturating_sub(status.chars().count()));
         let line = format!("  {mark} {}{pad}  {status}{status_pad} {}", c.id, cut(&detail, room));
         let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+/// Why the verdict is open, in full: the table has room for the beginning only.
+fn unknown(out: &mut String, report: &Report, width: usize) {
+    for c in report.capabilities.iter().filter(|c| c.required && c.status == Status::Unknown && !c.inherited) {
+        let _ = writeln!(out, "\n{}", c.id.yellow().bold());
+        paragraph(out, "", &format!("unknown: {}", c.summary), width);
     }
 }
 
