@@ -164,7 +164,7 @@ mod tests {
     fn urls_with_passwords() {
         assert!(has_password(b"index-url = https://me:hunter2@pypi.example/simple"));
         for none in [
-            "https://pypi.org/simple",
+            "https://packages.example.org/simple",
             "https://me@host/x",
             "https://me:$PASSWORD@host",
             "https://${U}:${P}@host",
