@@ -54,15 +54,11 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     add("mldoctor matrix --image torch", mldoctor.clone(), matrix);
     add(
         "mldoctor check --image _C",
-        mldoctor,
+        mldoctor.clone(),
         [words(&["check", "--image", "--quiet"]), vec![extension.clone()]].concat(),
     );
     let environment = python.parent().and_then(Path::parent).context("the interpreter is bin/python")?.to_owned();
-    add(
-        "mldoctor size --root VENV",
-        root.join("target/release/mldoctor"),
-        [words(&["size", "--root"]), vec![environment.clone()]].concat(),
-    );
+    add("mldoctor size --root VENV", mldoctor, [words(&["size", "--root"]), vec![environment.clone()]].concat());
     add("du -s VENV", "du".into(), vec!["-s".into(), environment]);
     add("python -c 'import torch'", python, words(&["-c", "import torch"]));
     add("ldd -r torch/_C.*.so", "ldd".into(), vec!["-r".into(), extension.clone()]);
