@@ -2,8 +2,7 @@
 //! no timestamps (one would make it refuse the file), the same series in every run of one workload.
 //!
 //! Written here and not with prometheus-client: that crate writes OpenMetrics, whose types `info` and `stateset` the
-//! textfile collector rejects, and would be 41 KB of the shipped file for what is one function below. The tests ask
-//! promtool.
+//! textfile collector rejects, and would be 41 KB of the shipped file for what is one function below.
 
 use std::fmt::Write;
 
