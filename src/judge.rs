@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checks::{CHECKS, Cause, Failed, Rule};
+use crate::checks::{CHECKS, Cause, Failed, RECORDED, Rule};
 use crate::facts::{Facts, How, Scope, Step, StepOutcome, Subject, Weight};
 use crate::finding::{Capability, CheckOutcome, CheckResult, Finding, Report, Severity, Status, Verdict};
 use crate::loader::{Failure, LoadError};
@@ -40,17 +40,6 @@ pub fn judge(facts: &Facts) -> Report {
         }
         capabilities.push(capability(subject, required, blockers, first_message));
     }
-    if facts.recorded.is_some() {
-        capabilities.push(Capability {
-            id: "recorded".into(),
-            status: Status::Ok,
-            required: true,
-            blockers: Vec::new(),
-            summary: String::new(),
-            inherited: false,
-        });
-    }
-
     let judged = facts.subjects.iter().any(|s| !s.steps.is_empty());
     let mut checks = Vec::new();
     for check in CHECKS {
@@ -76,7 +65,7 @@ pub fn judge(facts: &Facts) -> Report {
                     checks.push(CheckResult { id: (*id).to_owned(), outcome, reason: surveyed.reason.clone() });
                 }
                 for capability in surveyed.capabilities {
-                    capabilities.push(Capability { required: is_required(facts, &capability.id), ..capability });
+                    know(facts, &mut capabilities, capability);
                 }
                 for mut finding in surveyed.findings {
                     if let Some(broken) = finding.breaks.take() {
@@ -95,10 +84,14 @@ pub fn judge(facts: &Facts) -> Report {
         }
     }
     inherit(facts, &mut capabilities);
-    // An id may be given by an explanation and by a survey; what was found counts.
-    checks.sort_by(|a, b| {
-        a.id.cmp(&b.id).then_with(|| (a.outcome != CheckOutcome::Found).cmp(&(b.outcome != CheckOutcome::Found)))
-    });
+    // An id may be given by an explanation and by a survey: what was found counts, and then what could not be seen.
+    let weight = |outcome: CheckOutcome| match outcome {
+        CheckOutcome::Found => 0,
+        CheckOutcome::Unknown => 1,
+        CheckOutcome::Pass => 2,
+        CheckOutcome::NotApplicable => 3,
+    };
+    checks.sort_by(|a, b| a.id.cmp(&b.id).then_with(|| weight(a.outcome).cmp(&weight(b.outcome))));
     checks.dedup_by(|a, b| a.id == b.id);
     // Stable: within one severity the order in which the workload meets them.
     findings.sort_by_key(|f| f.severity);
@@ -109,7 +102,7 @@ pub fn judge(facts: &Facts) -> Report {
 /// Whether the verdict depends on a capability: the workload itself, and what `--require` names.
 fn is_required(facts: &Facts, id: &str) -> bool {
     // Who names a profile wants what it names.
-    let by_default = id.starts_with("import:") || id.starts_with("load:") || id == "recorded";
+    let by_default = id.starts_with("import:") || id.starts_with("load:") || id == RECORDED;
     let has_node = facts.target.scope == Scope::Container || facts.assumed.is_named();
     let of_node = has_node && (id == "gpu" || id.starts_with("kernels:"));
     by_default || of_node || facts.target.require.iter().any(|r| r == id)
@@ -200,6 +193,17 @@ fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message:
         (Status::Ok, String::new())
     };
     Capability { required, blockers, ..Capability::new(&*subject.capability, status, summary) }
+}
+
+/// What a survey knows of a capability: it is told if nothing else knows it, and leaves open what otherwise seems to work.
+fn know(facts: &Facts, capabilities: &mut Vec<Capability>, known: Capability) {
+    match capabilities.iter_mut().find(|c| c.id == known.id) {
+        Some(tried) if tried.status == Status::Ok && known.status == Status::Unknown => {
+            (tried.status, tried.summary) = (known.status, known.summary);
+        }
+        Some(_) => {}
+        None => capabilities.push(Capability { required: is_required(facts, &known.id), ..known }),
+    }
 }
 
 /// What a survey found keeps a capability from working, whatever else was tried. One that nothing tried is there if the

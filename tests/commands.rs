@@ -124,6 +124,39 @@ fn health_sees_that_a_library_is_gone_and_that_it_is_back() {
 }
 
 #[test]
+fn health_sees_that_a_library_was_written_over() {
+    let container = Container::new();
+    container.settle();
+    fs::write(container.path("lib/libown.so.1"), "no library any more, and long enough for the header of an ELF file")
+        .unwrap();
+    let (code, text) = container.health(&[]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("NOT READY  lib-corrupt"), "{text}");
+}
+
+#[test]
+fn health_is_not_well_where_the_driver_could_not_be_asked() {
+    let container = Container::new();
+    container.settle();
+    let probe = container.path("probe");
+    fs::write(&probe, "no program").unwrap();
+    fs::set_permissions(&probe, fs::Permissions::from_mode(0o755)).unwrap();
+    let (code, text) = container.health(&["--probes", probe.to_str().unwrap()]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("UNDETERMINED  gpu: the driver could not be asked"), "{text}");
+}
+
+#[test]
+fn health_counts_the_gpus_anew() {
+    let container = Container::new();
+    container.settle();
+    assert_eq!(container.health(&["--expect-gpus", "1"]).0, 0);
+    let (code, text) = container.health(&["--expect-gpus", "2"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("NOT READY  gpu-count"), "{text}");
+}
+
+#[test]
 fn health_believes_nothing_that_another_could_have_written() {
     let container = Container::new();
     container.settle();

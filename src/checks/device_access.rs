@@ -20,7 +20,12 @@ fn survey(facts: &Facts) -> Surveyed {
     if works(facts) {
         return Surveyed::found(Vec::new());
     }
-    Surveyed::found(all(facts).into_iter().map(|found| found.breaks("gpu")).collect())
+    let found: Vec<Finding> = all(facts).into_iter().map(|found| found.breaks("gpu")).collect();
+    let is_untried = |device: &DeviceNode| device.number.is_some() && device.open.is_empty();
+    if found.is_empty() && node.devices.values().any(is_untried) {
+        return Surveyed::unknown("opening the device nodes could not be tried");
+    }
+    Surveyed::found(found)
 }
 
 /// Everything that is wrong with the device nodes; the first is what a failed call is most likely due to.

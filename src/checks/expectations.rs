@@ -15,9 +15,11 @@ fn count(facts: &Facts) -> Surveyed {
     let Some(expected) = facts.target.expect_gpus else {
         return Surveyed::not_applicable("no number of GPUs was named (--expect-gpus)");
     };
-    let seen = facts.driver.as_ref().and_then(Driver::cuda).and_then(|c| c.count.get().copied());
+    let seen = facts.driver.as_ref().and_then(Driver::count);
     // Where CUDA does not work at all, that is what is wrong.
-    let Some(seen) = seen.filter(|_| works(facts)) else { return Surveyed::unknown("CUDA could not be asked") };
+    let Some(seen) = seen.filter(|_| works(facts)) else {
+        return Surveyed::open("gpu", "how many GPUs the workload sees could not be asked");
+    };
     if u32::try_from(seen).is_ok_and(|seen| seen >= expected) {
         return Surveyed::found(Vec::new());
     }
@@ -38,9 +40,6 @@ fn memory(facts: &Facts) -> Surveyed {
         return Surveyed::not_applicable("no amount of memory was named (--min-free-memory)");
     };
     let gpus = gpus(facts);
-    if gpus.iter().all(|gpu| gpu.memory.get().is_none()) {
-        return Surveyed::unknown("NVML does not tell how much memory is free");
-    }
     let shown = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
     let full = gpus.iter().filter_map(|gpu| {
         let memory = gpu.memory.get().filter(|memory| memory.free < wanted)?;
@@ -55,5 +54,9 @@ fn memory(facts: &Facts) -> Surveyed {
         }
         Some(found.breaks("gpu"))
     });
-    Surveyed::found(full.collect::<Vec<Finding>>())
+    let full: Vec<Finding> = full.collect();
+    if full.is_empty() && (gpus.is_empty() || gpus.iter().any(|gpu| gpu.memory.get().is_none())) {
+        return Surveyed::open("gpu", "NVML does not tell how much memory is free");
+    }
+    Surveyed::found(full)
 }

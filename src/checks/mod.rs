@@ -39,9 +39,11 @@ mod resources;
 mod visible_devices;
 
 use crate::facts::{Absence, Facts, Step, StepOutcome, Subject};
-use crate::finding::{Capability, CheckOutcome, Evidence, Finding, Fix};
+use crate::finding::{Capability, CheckOutcome, Evidence, Finding, Fix, Status};
 use crate::loader::{LoadError, Loaded};
 use crate::probe::Call;
+
+pub use recorded::RECORDED;
 
 /// What failed.
 pub enum Cause<'f> {
@@ -124,6 +126,11 @@ impl Surveyed {
     /// There was nothing to look at.
     pub fn not_applicable(why: impl Into<String>) -> Self {
         Self { outcome: CheckOutcome::NotApplicable, reason: Some(why.into()), ..Self::found(Vec::new()) }
+    }
+
+    /// It could not be looked at, and whether a capability works depends on it.
+    pub fn open(capability: &str, why: &str) -> Self {
+        Self { capabilities: vec![Capability::new(capability, Status::Unknown, why)], ..Self::unknown(why) }
     }
 
     /// It could not be looked at.

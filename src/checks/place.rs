@@ -1,15 +1,18 @@
 //! What the container and the driver look like, in the words of the checks: questions that several of them ask.
 
+use std::sync::LazyLock;
+
 use mldoctor_probes::nvml::Gpu;
 
-use crate::facts::node::{DeviceNode, Mount, Node, Platform};
+use crate::facts::node::{DeviceNode, Node, Platform};
 use crate::facts::{Driver, Facts, Observed};
 use crate::finding::Fix;
 use crate::probe::{Call, Outcome};
 
 /// The node, or one of which nothing is known.
-pub fn node(facts: &Facts) -> Node {
-    facts.node.clone().unwrap_or_default()
+pub fn node(facts: &Facts) -> &Node {
+    static NONE: LazyLock<Node> = LazyLock::new(Node::default);
+    facts.node.as_ref().unwrap_or(&NONE)
 }
 
 /// A variable of the workload's environment.
@@ -48,12 +51,7 @@ pub fn gpu_of<'f>(facts: &'f Facts, call: &Call) -> (String, Option<&'f Gpu>) {
 
 /// Whether CUDA could be initialised and sees a GPU: then nothing around it can be wrong enough to matter.
 pub fn works(facts: &Facts) -> bool {
-    let Some(driver) = &facts.driver else { return false };
-    match (&driver.cuda, driver.cuda()) {
-        // Where CUDA is not asked anew, NVML's word counts.
-        (Observed::NotAsked, _) => driver.system().and_then(|nvml| nvml.count.get()).is_some_and(|count| *count > 0),
-        (_, cuda) => cuda.and_then(|cuda| cuda.count.get()).is_some_and(|count| *count > 0),
-    }
+    facts.driver.as_ref().and_then(Driver::count).is_some_and(|count| count > 0)
 }
 
 impl Node {
@@ -110,16 +108,6 @@ impl Node {
     /// A mount point with this in its path.
     pub fn mounted(&self, part: &str) -> Option<&str> {
         self.mounts.seen()?.keys().map(String::as_str).find(|point| point.contains(part))
-    }
-
-    /// The mount that holds a path.
-    pub fn mount_of(&self, path: &str) -> Option<&Mount> {
-        let mounts = self.mounts.seen()?;
-        mounts
-            .iter()
-            .filter(|(point, _)| below(point, path).is_some())
-            .max_by_key(|(point, _)| point.len())
-            .map(|(_, mount)| mount)
     }
 }
 

@@ -2,13 +2,15 @@
 
 use super::{Check, Rule, Surveyed, finding};
 use crate::facts::{Facts, RecordedMissing};
-use crate::finding::{Fix, Severity};
+use crate::finding::{Capability, Fix, Severity, Status};
 
 /// Things that are gone.
 pub static MISSING: Check = Check { ids: &["slim-missing"], rule: Rule::Survey(missing) };
 /// Libraries that are others.
 pub static DIFFERS: Check = Check { ids: &["slim-differs"], rule: Rule::Survey(differs) };
 
+/// The capability of having all that was recorded.
+pub const RECORDED: &str = "recorded";
 /// Kinds of things, and what each lacks.
 const KINDS: &[(&str, &str)] = &[
     ("program", "programs that were executed are gone"),
@@ -26,7 +28,7 @@ fn missing(facts: &Facts) -> Surveyed {
         let gone: Vec<&RecordedMissing> = recorded.missing.iter().filter(|m| m.kind == *kind).collect();
         let Some(first) = gone.first() else { continue };
         let count = if gone.len() > 1 { format!(" ({} of them)", gone.len()) } else { String::new() };
-        let mut found = finding("slim-missing", &first.path, format!("{message}{count}")).breaks("recorded");
+        let mut found = finding("slim-missing", &first.path, format!("{message}{count}")).breaks(RECORDED);
         for missing in gone.iter().take(MOST_SHOWN) {
             found = found.proof(kind, &missing.path, Some(format!("used by {}", missing.by.join(", "))));
         }
@@ -36,7 +38,11 @@ fn missing(facts: &Facts) -> Surveyed {
             format!("COPY --from=builder {} {directory}/", first.path),
         )));
     }
-    Surveyed::found(findings)
+    let known = match recorded.compared {
+        0 => Capability::new(RECORDED, Status::Unknown, "the profile names nothing that could be compared"),
+        _ => Capability::new(RECORDED, Status::Ok, ""),
+    };
+    Surveyed { capabilities: vec![known], ..Surveyed::found(findings) }
 }
 
 fn differs(facts: &Facts) -> Surveyed {
@@ -55,7 +61,7 @@ fn differs(facts: &Facts) -> Surveyed {
             ));
         if differs.other_soname {
             found.severity = Severity::Error;
-            found = found.breaks("recorded");
+            found = found.breaks(RECORDED);
         }
         found
     });

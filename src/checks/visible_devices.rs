@@ -2,7 +2,7 @@
 //! environment variables).
 
 use super::pages::Severity;
-use super::place::{gpus, variable};
+use super::place::{gpus, variable, works};
 use super::{Check, Rule, Surveyed, finding};
 use crate::facts::Facts;
 use crate::finding::{Finding, Fix};
@@ -15,7 +15,7 @@ fn survey(facts: &Facts) -> Surveyed {
         return Surveyed::not_applicable("CUDA_VISIBLE_DEVICES is not set");
     }
     match hides(facts) {
-        Some(found) if hides_all(facts) => Surveyed::found(vec![found.breaks("gpu")]),
+        Some(found) if hides_all(facts) && !works(facts) => Surveyed::found(vec![found.breaks("gpu")]),
         other => Surveyed::found(other.map(as_warning).into_iter().collect()),
     }
 }

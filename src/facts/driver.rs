@@ -38,6 +38,14 @@ impl Driver {
         })
     }
 
+    /// How many GPUs there are: CUDA's word on it, and where it was not asked anew, NVML's.
+    pub fn count(&self) -> Option<i32> {
+        match (&self.cuda, self.cuda()) {
+            (Observed::NotAsked, _) => i32::try_from(*self.system()?.count.get()?).ok(),
+            (_, cuda) => cuda?.count.get().copied(),
+        }
+    }
+
     /// What CUDA says of each device.
     pub fn devices(&self) -> impl Iterator<Item = &cuda::Device> {
         self.cuda.seen().into_iter().flat_map(|run| &run.lines).filter_map(|line| match line {

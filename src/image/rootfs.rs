@@ -275,8 +275,8 @@ struct Inner {
     source: Source,
     /// Directory path as asked → directory path without links.
     dirs: Mutex<FxHashMap<PathBuf, Result<PathBuf, FileError>>>,
-    /// Files that were mapped, by their paths without links.
-    mapped: Mutex<FxHashSet<PathBuf>>,
+    /// Files that were opened and directories that were listed, by their paths without links.
+    looked_at: Mutex<FxHashSet<PathBuf>>,
 }
 
 impl Rootfs {
@@ -291,7 +291,7 @@ impl Rootfs {
                 outside: root.to_owned(),
                 source: Source::Directory { root: fd, is_host: root == Path::new("/") },
                 dirs: Mutex::new(FxHashMap::default()),
-                mapped: Mutex::new(FxHashSet::default()),
+                looked_at: Mutex::new(FxHashSet::default()),
             }),
         })
     }
@@ -314,7 +314,7 @@ impl Rootfs {
                 outside: outside.to_owned(),
                 source: Source::Archive(tree, config),
                 dirs: Mutex::new(FxHashMap::default()),
-                mapped: Mutex::new(FxHashSet::default()),
+                looked_at: Mutex::new(FxHashSet::default()),
             }),
         }
     }
@@ -408,15 +408,14 @@ impl Rootfs {
     /// As `open(2)`; [`FileError::Special`] or [`FileError::Directory`] for what is not a regular file.
     pub fn open(&self, path: &Path) -> Result<(Opened, Stat), FileError> {
         let (resolved, stat) = self.resolve(path)?;
-        self.open_there(&resolved, stat)
-    }
-
-    fn open_there(&self, resolved: &Path, stat: Option<Stat>) -> Result<(Opened, Stat), FileError> {
         match stat.ok_or(FileError::NotFound)?.file_type() {
-            FileType::RegularFile => self.open_resolved(resolved),
-            FileType::Directory => Err(FileError::Directory),
-            _ => Err(FileError::Special),
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(FileError::Directory),
+            _ => return Err(FileError::Special),
         }
+        let opened = self.open_resolved(&resolved)?;
+        self.look_at(resolved);
+        Ok(opened)
     }
 
     fn open_resolved(&self, resolved: &Path) -> Result<(Opened, Stat), FileError> {
@@ -434,9 +433,7 @@ impl Rootfs {
     /// # Errors
     /// As [`Rootfs::open`].
     pub fn map(&self, path: &Path) -> Result<(Mapping, Stat), FileError> {
-        let (resolved, there) = self.resolve(path)?;
-        let (file, stat) = self.open_there(&resolved, there)?;
-        self.inner.mapped.lock().unwrap_or_else(PoisonError::into_inner).insert(resolved);
+        let (file, stat) = self.open(path)?;
         let mapping = file.map(stat.size).map_err(|_| FileError::Other(Errno::NODEV))?;
         Ok((mapping, stat))
     }
@@ -526,6 +523,7 @@ impl Rootfs {
             return tree.read_dir(&resolved);
         }
         let fd = self.open_at(&resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.look_at(resolved.clone());
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::new(fd)? {
             let entry = entry?;
@@ -554,11 +552,16 @@ impl Rootfs {
         Ok(entries)
     }
 
-    /// Everything that was looked at so far: directories, in which something may appear or be lost, and mapped files.
+    fn look_at(&self, resolved: PathBuf) {
+        self.inner.looked_at.lock().unwrap_or_else(PoisonError::into_inner).insert(resolved);
+    }
+
+    /// Everything that was looked at so far: directories, in which something may appear or be lost, and files that were
+    /// opened, but for Python's sources, of which many are read and none is changed in place.
     /// Paths hold no links.
     pub fn looked_at(&self) -> Vec<PathBuf> {
         let mut paths: FxHashSet<PathBuf> = self.lock().values().filter_map(|dir| dir.as_ref().ok()).cloned().collect();
-        paths.extend(self.inner.mapped.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        paths.extend(self.inner.looked_at.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         paths.into_iter().collect()
     }
 

@@ -291,26 +291,21 @@ pub fn gpu(paths: Option<&DriverPaths>, driver: &Driver, node: &Node) -> Subject
             subject.steps.push(step(format!("open {name}"), name, weight, StepOutcome::Failed(failure.clone())));
         }
     }
+    // Where nobody else was asked, the word of NVML counts.
+    let nvml_counts = driver.cuda == Observed::NotAsked;
     if let Observed::Seen(run) = &driver.cuda {
         calls(&mut subject, run, driver.libcuda.as_deref().unwrap_or(LIBCUDA), Weight::Required);
-    }
-    match &driver.cuda {
-        Observed::Seen(_) => {}
-        Observed::Failed(why) => subject.unknown = Some(format!("the driver could not be asked: {why}")),
-        Observed::Absent(_) | Observed::NotAsked => {}
     }
     if let Observed::Seen(run) = &driver.nvml
         && !(may_lack_nvml && run.unfinished().is_none())
     {
-        // Where nobody else was asked, its word counts.
-        let weight = if driver.cuda == Observed::NotAsked { Weight::Required } else { Weight::Optional };
+        let weight = if nvml_counts { Weight::Required } else { Weight::Optional };
         calls(&mut subject, run, driver.libnvml.as_deref().unwrap_or(LIBNVML), weight);
     }
-    let count = match driver.cuda() {
-        Some(cuda) => cuda.count.get().copied(),
-        None => driver.system().and_then(|nvml| nvml.count.get().and_then(|count| i32::try_from(*count).ok())),
-    };
-    if count == Some(0) {
+    if let Observed::Failed(why) = if nvml_counts { &driver.nvml } else { &driver.cuda } {
+        subject.unknown = Some(format!("the driver could not be asked: {why}"));
+    }
+    if driver.count() == Some(0) {
         let absence = Absence { kind: "gpu".into(), name: "GPU".into(), searched: Vec::new(), notes: Vec::new() };
         subject.steps.push(step("find a GPU".into(), LIBCUDA, Weight::Required, StepOutcome::NotFound(absence)));
     }

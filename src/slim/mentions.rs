@@ -43,11 +43,14 @@ fn one(rootfs: &Rootfs, path: &Path, words: &[(String, Finder<'static>)], import
             found.words.insert(word.clone());
         }
     }
+    let import = Finder::new(b"import");
+    let mut is_open = false;
     for line in text.split(|&b| b == b'\n') {
-        let line = line.trim_ascii_start();
-        if !(line.starts_with(b"import ") || line.starts_with(b"from ") || line.starts_with(b"__import__")) {
+        // `import`, `from … import`, `import_module("…")`, `__import__`, also behind `try:`, and names in parentheses.
+        if !is_open && import.find(line).is_none() {
             continue;
         }
+        is_open = (is_open || line.contains(&b'(')) && !line.contains(&b')');
         for name in line.split(|b| !(b.is_ascii_alphanumeric() || *b == b'_')) {
             if let Ok(name) = str::from_utf8(name)
                 && imports.contains(name)

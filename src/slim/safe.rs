@@ -406,7 +406,11 @@ struct Named {
 /// `DT_NEEDED` of an ELF file, and those of `words` that are in its bytes, outside of code for GPUs.
 fn names_in(rootfs: &Rootfs, path: &Path, words: &[String]) -> Named {
     let mut named = Named::default();
-    let Ok((map, _)) = rootfs.map(path) else { return named };
+    let Ok((map, _)) = rootfs.map(path) else {
+        // What cannot be read may name everything.
+        named.words.extend(words.iter().cloned());
+        return named;
+    };
     if !map.starts_with(b"\x7fELF") {
         return named;
     }
