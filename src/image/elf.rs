@@ -679,6 +679,11 @@ impl Elf {
             .filter(|(s, _)| *s != 0)
     }
 
+    /// Whether the file has the function that Python calls to make the module of this name of it (PEP 489).
+    pub fn makes_module(&self, name: &str, versions: &VersionNames) -> bool {
+        self.defines(&Name::new(format!("PyInit_{name}").as_bytes()), Wanted::Version(None), versions)
+    }
+
     /// Whether the file has a definition that satisfies a reference to `name` (`do_lookup_x` and `check_match` in
     /// glibc's `elf/dl-lookup.c`, `find_sym2` in musl's `ldso/dynlink.c`). `versions` is this file's own table from
     /// [`Elf::version_names`].

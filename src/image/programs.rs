@@ -10,7 +10,7 @@ use super::{Mapping, Rootfs};
 
 /// Scripts that start scripts, as deep as the kernel follows them (`exec_binprm` in `fs/exec.c`).
 const MAX_DEPTH: usize = 5;
-/// The part of the first line that the kernel reads (`BINPRM_BUF_SIZE`).
+/// The part of a program that the kernel reads for the first line of a script (`BINPRM_BUF_SIZE`).
 const MAX_LINE: usize = 256;
 
 /// Everything that the kernel opens to start the program `path`, in order: interpreters of scripts, and the dynamic
@@ -32,11 +32,20 @@ pub fn is_32_bit(rootfs: &Rootfs, path: &Path) -> bool {
     matches!(elf, Ok(Err(HeaderError::Class)))
 }
 
+/// The words behind `#!` in the first line of a script, the interpreter first; none of what is no script.
+pub fn shebang(program: &[u8]) -> Option<impl Iterator<Item = &OsStr>> {
+    let line = program[..program.len().min(MAX_LINE)].strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
+    Some(line.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty()).map(OsStr::from_bytes))
+}
+
 fn interpreter(map: Mapping) -> Option<PathBuf> {
-    if let Some(rest) = map.strip_prefix(b"#!") {
-        let line = rest[..rest.len().min(MAX_LINE)].split(|&b| b == b'\n').next()?;
-        let name = line.split(|b| matches!(b, b' ' | b'\t')).find(|word| !word.is_empty())?;
-        return Some(PathBuf::from(OsStr::from_bytes(name)));
+    if let Some(mut words) = shebang(&map) {
+        return words.next().map(PathBuf::from);
     }
+    loader(map)
+}
+
+/// The dynamic loader that an executable names (`PT_INTERP`).
+pub fn loader(map: Mapping) -> Option<PathBuf> {
     Some(PathBuf::from(Elf::parse(map, Machine::host()).ok()?.interpreter()?))
 }

@@ -16,6 +16,7 @@ use crate::facts::node::{Mount, Node, Platform};
 use crate::image::{FileError, Rootfs};
 
 pub use other::OtherProcess;
+pub use process::{is_own, words};
 
 /// Largest file of `/proc` read, in bytes.
 const MAX_PROC: u64 = 16 * 1024 * 1024;
@@ -111,6 +112,11 @@ fn platform(rootfs: &Rootfs) -> Vec<Platform> {
         found.push(Platform::Kata);
     }
     found
+}
+
+/// Every mount point of a text of `/proc/PID/mountinfo`.
+pub fn mount_points(mountinfo: &str) -> impl Iterator<Item = String> {
+    mountinfo.lines().filter_map(|line| Some(unescape(line.split(' ').nth(4)?)))
 }
 
 /// Mount points that a finding may be about.

@@ -3,10 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+
+use super::process::{user, words};
 
 use crate::image::Credentials;
 use crate::loader::Environment;
@@ -60,8 +62,7 @@ impl OtherProcess {
     /// # Errors
     /// As [`OtherProcess::environment`].
     pub fn command(&self) -> anyhow::Result<Vec<OsString>> {
-        let line = self.read("cmdline")?;
-        Ok(line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| OsString::from_vec(w.to_vec())).collect())
+        Ok(words(&self.read("cmdline")?))
     }
 
     /// The user that it runs as, by effective numbers.
@@ -69,15 +70,8 @@ impl OtherProcess {
     /// # Errors
     /// As [`OtherProcess::environment`].
     pub fn credentials(&self) -> anyhow::Result<Credentials> {
-        let status = String::from_utf8_lossy(&self.read("status")?).into_owned();
-        let numbers = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or("");
-            line.split_whitespace().filter_map(|number| number.parse::<u32>().ok()).collect::<Vec<u32>>()
-        };
-        let effective = |key: &str| numbers(key).get(1).copied().context("/proc/PID/status has an unknown form");
-        let mut gids = vec![effective("Gid")?];
-        gids.extend(numbers("Groups"));
-        Ok(Credentials { uid: effective("Uid")?, gids })
+        let status = self.read("status")?;
+        user(&String::from_utf8_lossy(&status)).context("/proc/PID/status has an unknown form")
     }
 
     fn read(&self, name: &str) -> anyhow::Result<Vec<u8>> {

@@ -1,29 +1,51 @@
 //! This process, and the first one of the container.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use super::{Processes, read};
 use crate::facts::Observed;
 use crate::facts::node::{Pid1, ProcessFacts, Written};
-use crate::image::{FileError, Rootfs};
+use crate::image::{Credentials, FileError, Rootfs};
 
 /// `/proc/PID/status` (proc_pid_status(5)).
 pub fn own(processes: &Processes<'_>) -> ProcessFacts {
     let status = processes.read(&processes.own, "status").seen().cloned().unwrap_or_default();
-    let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).unwrap_or("").trim();
-    // The second number is the effective one.
-    let effective = |key: &str| line(key).split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
-    let mut gids: Vec<u32> = vec![effective("Gid")];
-    gids.extend(line("Groups").split_whitespace().filter_map(|g| g.parse::<u32>().ok()));
-    gids.dedup();
+    let line = |key| line(&status, key);
+    let Credentials { uid, gids } = user(&status).unwrap_or(Credentials { uid: 0, gids: vec![0] });
     ProcessFacts {
-        uid: effective("Uid"),
+        uid,
         gids,
         capabilities: u64::from_str_radix(line("CapEff"), 16).unwrap_or(0),
         seccomp: line("Seccomp").parse().unwrap_or(0),
         cpus: count(line("Cpus_allowed_list")),
     }
+}
+
+fn line<'s>(status: &'s str, key: &str) -> &'s str {
+    status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).unwrap_or("").trim()
+}
+
+/// The user that the text of `/proc/PID/status` tells of, by effective numbers.
+pub fn user(status: &str) -> Option<Credentials> {
+    // The second number is the effective one.
+    let effective = |key| line(status, key).split_whitespace().nth(1)?.parse::<u32>().ok();
+    let mut gids = vec![effective("Gid")?];
+    gids.extend(line(status, "Groups").split_whitespace().filter_map(|g| g.parse::<u32>().ok()));
+    gids.dedup();
+    Some(Credentials { uid: effective("Uid")?, gids })
+}
+
+/// The words of `/proc/PID/cmdline`.
+pub fn words(line: &[u8]) -> Vec<OsString> {
+    line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| OsString::from_vec(w.to_vec())).collect()
+}
+
+/// Whether a command starts this program.
+pub fn is_own(words: &[OsString]) -> bool {
+    words.first().is_some_and(|w| Path::new(w).file_name() == Some(OsStr::new("mldoctor")))
 }
 
 /// How many numbers are in a list such as `0-3,8`.
@@ -39,9 +61,9 @@ fn count(list: &str) -> u32 {
 pub fn first(processes: &Processes<'_>) -> Observed<Pid1> {
     let read = |name| processes.read(&processes.first, name);
     let command = read("cmdline").and_then(|text| {
-        let words: Vec<String> = text.split('\0').filter(|w| !w.is_empty()).map(str::to_owned).collect();
-        let is_own = words.first().is_some_and(|w| w.ends_with("mldoctor"));
-        (!words.is_empty() && !is_own).then_some(words)
+        let words = words(text.as_bytes());
+        let is_other = !words.is_empty() && !is_own(&words);
+        is_other.then(|| words.iter().map(|w| w.to_string_lossy().into_owned()).collect::<Vec<String>>())
     });
     let maps = read("maps");
     let environ = read("environ");

@@ -8,7 +8,7 @@ use super::Examination;
 use super::features::dlopen;
 use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
-use crate::image::elf::{Elf, Machine, Name, Wanted};
+use crate::image::elf::{Elf, Machine};
 use crate::loader::{Mode, ObjectId, Process};
 use crate::parallel;
 use crate::python::imports::{Extension, Miss, Site, World};
@@ -163,8 +163,7 @@ impl<'e> Run<'e> {
             // Any library may be called like that; what Python asks for tells.
             let (map, _) = self.examination.rootfs.map(file).ok()?;
             let elf = Elf::parse(map, Machine::host()).ok()?;
-            let symbol = format!("PyInit_{}", module.rsplit('.').next()?);
-            let is_module = elf.defines(&Name::new(symbol.as_bytes()), Wanted::Version(None), &elf.version_names());
+            let is_module = elf.makes_module(module.rsplit('.').next()?, &elf.version_names());
             return is_module.then_some(module);
         }
         Some(module)
@@ -312,11 +311,9 @@ impl World for Round<'_, '_, '_> {
     }
 
     fn is_built_in(&self, module: &str) -> bool {
-        let symbol = format!("PyInit_{module}");
-        let name = Name::new(symbol.as_bytes());
         [ObjectId(0), interpreter(self.process)].iter().any(|id| {
             let file = &self.process.object(*id).file;
-            file.elf.defines(&name, Wanted::Version(None), file.versions())
+            file.elf.makes_module(module, file.versions())
         })
     }
 

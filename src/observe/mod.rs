@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::driver::Cuda;
 use crate::facts::driver::Library;
+use crate::facts::surroundings::Surroundings;
 use crate::facts::{
     Absence, Assumed, Distribution, Driver, Facts, How, Image, Kernels, Libraries, LoaderFacts, Mapped, Node, Observed,
     Os, Python, SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
@@ -29,7 +30,7 @@ use crate::facts::{
 use crate::frameworks::{self, Framework};
 use crate::image::archive::ArchiveError;
 use crate::image::elf::{Elf, Machine};
-use crate::image::{Credentials, Rootfs};
+use crate::image::{Credentials, Rootfs, programs};
 use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
 use crate::node::{self, Processes};
 use crate::parallel;
@@ -281,10 +282,7 @@ impl Examination {
     /// # Errors
     /// [`Error::NoLoader`] where there is none; the path and the reason where a named one cannot be read.
     pub fn loader(&self, program: Option<&Path>) -> Result<Loader, (Option<PathBuf>, Error)> {
-        let named = program.and_then(|p| {
-            let (map, _) = self.rootfs.map(p).ok()?;
-            Some(PathBuf::from(Elf::parse(map, Machine::host()).ok()?.interpreter()?))
-        });
+        let named = program.and_then(|p| programs::loader(self.rootfs.map(p).ok()?.0));
         let found = match &named {
             Some(path) => DynamicLoader::read(&self.rootfs, path, Machine::host()).ok(),
             None => LOADERS.iter().find_map(|p| DynamicLoader::read(&self.rootfs, Path::new(p), Machine::host()).ok()),
@@ -323,7 +321,8 @@ impl Examination {
                 Workload::File(path) => path.to_string_lossy().into_owned(),
             })
             .collect();
-        self.facts(workload, tried, python, libraries, live, (kernels, assemblers))
+        let surroundings = surroundings::observe(&self, &tried.subjects);
+        self.facts(workload, tried, python, (libraries, surroundings), live, (kernels, assemblers))
     }
 
     fn facts(
@@ -331,7 +330,7 @@ impl Examination {
         workload: Vec<String>,
         mut tried: Tried,
         python: Option<Observed<Python>>,
-        libraries: Libraries,
+        (libraries, surroundings): (Libraries, Surroundings),
         live: LiveFacts,
         (kernels, assemblers): (Vec<Kernels>, Vec<(String, Cuda)>),
     ) -> Facts {
@@ -353,7 +352,7 @@ impl Examination {
                 env: shown_environment(&self.request.env),
                 uid: self.request.user.as_ref().map(|u| u.uid),
                 libraries,
-                surroundings: surroundings::observe(self, &tried.subjects),
+                surroundings,
             },
             python,
             probe: live.probe,
@@ -436,7 +435,7 @@ impl Examination {
         };
         let mut tried = Tried { loader: known.loader.clone(), ..Tried::default() };
         tried.subjects = known.capabilities.iter().map(Subject::new).collect();
-        self.facts(known.workload.clone(), tried, None, Libraries::default(), live, Default::default())
+        self.facts(known.workload.clone(), tried, None, Default::default(), live, Default::default())
     }
 
     /// The file behind links.

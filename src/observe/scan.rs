@@ -10,6 +10,7 @@ use crate::image::elf::{Elf, Machine};
 use crate::image::sections::compatible_branches;
 use crate::image::{EntryKind, Rootfs};
 use crate::loader::Environment;
+use crate::node::mount_points;
 
 /// Directories looked at before the rest is left out.
 const MAX_DIRS: usize = 2_000;
@@ -151,14 +152,10 @@ fn has_release(path: &str) -> bool {
     path.rsplit_once(".so.").is_some_and(|(_, v)| v.split('.').next().is_some_and(|major| major.len() == 3))
 }
 
-/// Whether the file was mounted here, by itself or with a directory above it.
+/// Whether the file was mounted here, by itself or with a directory above it. The root, which holds everything, is the
+/// image.
 fn is_mounted(mounts: &str, path: &str) -> bool {
-    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| holds(point, path))
-}
-
-/// Whether a path is that of a mount point or below it. The root, which holds everything, is the image.
-fn holds(point: &str, path: &str) -> bool {
-    point != "/" && path.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    mount_points(mounts).any(|point| point != "/" && Path::new(path).starts_with(point))
 }
 
 fn copy(rootfs: &Rootfs, path: &Path) -> Option<LibraryCopy> {

@@ -2,13 +2,15 @@
 //! use CUDA.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::scan::{is_cuda, is_driver};
 use crate::image::Rootfs;
 use crate::image::elf::{Elf, Machine};
+use crate::image::programs::shebang;
 use crate::loader::Environment;
+use crate::node::{is_own, words};
 
 /// Words of a command line looked at: `tini -g -- python serve.py` starts Python too.
 const MAX_WORDS: usize = 16;
@@ -16,16 +18,11 @@ const MAX_WORDS: usize = 16;
 const MAX_PROGRAMS: usize = 5_000;
 /// Longest command line, in bytes.
 const MAX_COMMAND: u64 = 1 << 20;
-/// Longest first line of a script (`BINPRM_BUF_SIZE` in the kernel's `binfmts.h`).
-const MAX_SHEBANG: usize = 256;
 
 /// The command of the first process of the container, unless it is this program.
 pub fn first_process(node: &Rootfs) -> Vec<OsString> {
-    let line = node.read(Path::new("/proc/1/cmdline"), MAX_COMMAND).unwrap_or_default();
-    let words = line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| OsString::from_vec(w.to_vec()));
-    let words: Vec<OsString> = words.collect();
-    let is_own = words.first().is_some_and(|w| Path::new(w).file_name() == Some(OsStr::new("mldoctor")));
-    if is_own { Vec::new() } else { words }
+    let words = words(&node.read(Path::new("/proc/1/cmdline"), MAX_COMMAND).unwrap_or_default());
+    if is_own(&words) { Vec::new() } else { words }
 }
 
 /// The image, and what the workload has of it.
@@ -78,9 +75,7 @@ impl Programs<'_> {
     /// What starts a script, or the program itself.
     fn interpreter(&self, path: PathBuf) -> Option<PathBuf> {
         let (file, _) = self.rootfs.map(&path).ok()?;
-        let Some(line) = file.strip_prefix(b"#!") else { return Some(path) };
-        let line = line[..line.len().min(MAX_SHEBANG)].split(|b| *b == b'\n').next()?;
-        let mut words = line.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty()).map(OsStr::from_bytes);
+        let Some(mut words) = shebang(&file) else { return Some(path) };
         let first = words.next()?;
         if !first.as_bytes().ends_with(b"/env") {
             return self.find(first);

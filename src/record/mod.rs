@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::image::elf::{Elf, Machine, Name, Wanted};
+use crate::image::elf::{Elf, Machine};
 use crate::image::{Rootfs, programs};
 use crate::loader::Environment;
 use crate::python::Interpreter;
@@ -344,10 +344,7 @@ fn add_libraries(rootfs: &Rootfs, profile: &mut Profile) {
 
 /// Python modules among what was opened, by the `sys.path` of each interpreter that was executed.
 fn add_modules(rootfs: &Rootfs, profile: &mut Profile) {
-    let mut env = Environment::default();
-    for (name, value) in std::env::vars_os() {
-        env.set(name, value);
-    }
+    let env: Environment = std::env::vars_os().collect();
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let mut roots: Vec<(PathBuf, Vec<String>)> = Vec::new();
     let programs = profile.programs.iter().flat_map(|(path, program)| program.interpreters.iter().chain([path]));
@@ -382,8 +379,7 @@ fn is_extension(rootfs: &Rootfs, file: &Path) -> bool {
     let stem = file.file_name().and_then(OsStr::to_str).and_then(|n| n.split('.').next());
     let elf = rootfs.map(file).ok().and_then(|(map, _)| Elf::parse(map, Machine::host()).ok());
     let (Some(stem), Some(elf)) = (stem, elf) else { return false };
-    let symbol = format!("PyInit_{stem}");
-    elf.defines(&Name::new(symbol.as_bytes()), Wanted::Version(None), &elf.version_names())
+    elf.makes_module(stem, &elf.version_names())
 }
 
 /// The module that a file below an entry of `sys.path` is: source, bytecode (PEP 3147) or extension.

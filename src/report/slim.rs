@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use bytesize::ByteSize;
 use serde::Serialize;
 
+use crate::checks::size::human;
 use crate::facts::Facts;
 use crate::slim::{Mode, Plan};
 use crate::structured;
@@ -65,7 +65,7 @@ pub fn json(plan: &Plan, mode: Mode) -> serde_json::Result<String> {
 pub fn text(plan: &Plan) -> String {
     let (total, kept) = (plan.tree.bytes(), plan.kept_bytes());
     let percent = 100.0 * (1.0 - kept as f64 / total.max(1) as f64);
-    let mut out = format!("{} of {} stay: {percent:.1} % smaller\n", size(kept), size(total));
+    let mut out = format!("{} of {} stay: {percent:.1} % smaller\n", human(kept), human(total));
     let groups = plan.groups();
     for (stays, title) in [(false, "goes"), (true, "stays")] {
         let _ = writeln!(out, "\n{title}");
@@ -74,7 +74,7 @@ pub fn text(plan: &Plan) -> String {
             let _ = writeln!(
                 out,
                 "  {:>10}  {:>6} files  {}: {}",
-                size(group.bytes),
+                human(group.bytes),
                 group.files,
                 group.reason.group,
                 group.reason.why
@@ -83,17 +83,13 @@ pub fn text(plan: &Plan) -> String {
         if let Some(rest) = of_kind.get(MOST_GROUPS..).filter(|rest| !rest.is_empty()) {
             let bytes = rest.iter().map(|g| g.bytes).sum();
             let files: u64 = rest.iter().map(|g| g.files).sum();
-            let _ = writeln!(out, "  {:>10}  {files:>6} files  in {} smaller groups", size(bytes), rest.len());
+            let _ = writeln!(out, "  {:>10}  {files:>6} files  in {} smaller groups", human(bytes), rest.len());
         }
     }
     for note in &plan.notes {
         let _ = writeln!(out, "\n{note}");
     }
     out
-}
-
-fn size(bytes: u64) -> String {
-    ByteSize(bytes).display().si().to_string()
 }
 
 /// The second stage of a build whose first, `builder`, ran `slim --copy-to DIR`.
