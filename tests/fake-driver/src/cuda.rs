@@ -4,21 +4,6 @@ use std::ffi::{c_char, c_int, c_void};
 
 use crate::{before, put, scenario};
 
-macro_rules! call {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) $body:block)*) => {$(
-        #[unsafe(no_mangle)]
-        #[allow(unused_unsafe, reason = "some do nothing dangerous")]
-        pub unsafe extern "C" fn $name($($arg: $type),*) -> c_int {
-            if let Some(code) = before(stringify!($name)) {
-                return code;
-            }
-            // SAFETY: pointers are those of the caller.
-            unsafe { $body }
-            0
-        }
-    )*};
-}
-
 fn device(index: c_int) -> &'static crate::Gpu {
     &scenario().gpus[usize::try_from(index).unwrap()]
 }

@@ -4,6 +4,22 @@
 
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
+/// Functions of a driver's C interface that do what the scenario says, or else what stands here.
+macro_rules! call {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) $body:block)*) => {$(
+        #[unsafe(no_mangle)]
+        #[allow(unused_unsafe, reason = "some do nothing dangerous")]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> c_int {
+            if let Some(code) = before(stringify!($name)) {
+                return code;
+            }
+            // SAFETY: pointers are those of the caller.
+            unsafe { $body }
+            0
+        }
+    )*};
+}
+
 mod cuda;
 mod library;
 mod nvml;

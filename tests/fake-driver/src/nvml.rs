@@ -10,21 +10,6 @@ use crate::{Gpu, before, put, scenario};
 
 type Handle = *mut c_void;
 
-macro_rules! call {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) $body:block)*) => {$(
-        #[unsafe(no_mangle)]
-        #[allow(unused_unsafe, reason = "some do nothing dangerous")]
-        pub unsafe extern "C" fn $name($($arg: $type),*) -> c_int {
-            if let Some(code) = before(stringify!($name)) {
-                return code;
-            }
-            // SAFETY: pointers are those of the caller.
-            unsafe { $body }
-            0
-        }
-    )*};
-}
-
 /// Those about one GPU, whose index counts.
 macro_rules! gpu {
     ($(fn $name:ident($gpu:ident $(, $arg:ident: $type:ty)*) $body:block)*) => {$(
