@@ -91,7 +91,16 @@ impl Cli {
             Some(Command::Health(health)) => Some(&mut health.subject),
             Some(Command::Exec(exec)) => Some(&mut exec.subject),
             Some(Command::Slim(slim)) => Some(&mut slim.subject),
-            Some(_) => None,
+            Some(Command::Matrix(matrix)) => Some(&mut matrix.subject),
+            Some(Command::Size(size)) => Some(&mut size.subject),
+            Some(
+                Command::Record(_)
+                | Command::Explain(_)
+                | Command::List(_)
+                | Command::Install(_)
+                | Command::Enter { .. }
+                | Command::OpenDevices { .. },
+            ) => None,
         }
     }
 }

@@ -25,6 +25,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// For a command that cannot be started, as `docker run` and shells say it.
+    pub fn not_started(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::NotFound { Self::NoSuchCommand } else { Self::NotExecutable }
+    }
+
     /// For a command line that is no use, of which `first` is the first word. Docker keeps 2 for itself.
     pub fn of_usage(first: Option<&OsStr>) -> Self {
         match first.and_then(OsStr::to_str) {

@@ -266,6 +266,35 @@ fn exec_tells_others_that_the_workload_is_about_to_start() {
     assert!(!ready.exists());
 }
 
+/// On a machine without a driver.
+#[test]
+fn the_first_command_says_that_there_is_no_driver() {
+    if std::path::Path::new("/proc/driver/nvidia").exists() {
+        return support::skip("this machine has a driver");
+    }
+    let container = Container::new();
+    let output = container.command(&["check"]).env_remove("LD_LIBRARY_PATH").output().unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.starts_with("NOT READY  drv-absent"), "{report}");
+    assert!(report.contains("--gpus all"), "{report}");
+    let is_one_word = |line: &str| line.trim().split(' ').count() <= 2;
+    let long: Vec<&str> = report.lines().filter(|line| line.chars().count() > 80 && !is_one_word(line)).collect();
+    assert!(long.is_empty(), "{long:?}");
+}
+
+#[test]
+fn a_module_that_is_not_there_has_no_libraries() {
+    let container = Container::new();
+    for command in ["libs", "matrix"] {
+        let output = container.command(&[command, "no_such_module"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), said.as_str()),
+            (Some(2), "mldoctor: no module no_such_module in this environment\n")
+        );
+    }
+}
+
 #[test]
 fn what_is_installed_starts_its_probe_from_its_own_file() {
     let container = Container::new();

@@ -49,7 +49,7 @@ pub fn run(arguments: Exec) -> anyhow::Result<Exit> {
     if let Some(path) = &arguments.ready_file {
         remove(path)?;
     }
-    let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NoSuchCommand } else { Exit::NotExecutable };
+    let exit = Exit::not_started(&error);
     report::error(&anyhow::Error::new(error).context(format!("cannot start {}", program.to_string_lossy())));
     Ok(exit)
 }

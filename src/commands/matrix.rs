@@ -2,7 +2,8 @@
 
 use crate::cli::{Matrix, TableFormat};
 use crate::exit::Exit;
-use crate::observe::{CodeDepth, Examination};
+use crate::facts::Subject;
+use crate::observe::{CodeDepth, Error, Examination};
 use crate::report::{Output, matrix as render};
 
 /// Runs it.
@@ -10,6 +11,9 @@ pub fn run(arguments: Matrix) -> anyhow::Result<Exit> {
     let mut request = arguments.subject.request(None)?;
     (request.assumed, request.code) = (arguments.assume.into(), CodeDepth::Libraries);
     let facts = Examination::open(request)?.observe();
+    if let Some(module) = facts.subjects.iter().find_map(Subject::lost_module) {
+        return Err(Error::NoModule(module.to_owned()).into());
+    }
     anyhow::ensure!(!facts.kernels.is_empty(), "no target is named, and none was found");
     let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
     let text = match arguments.format {

@@ -24,11 +24,10 @@ pub fn run(arguments: Record) -> anyhow::Result<Exit> {
         Ok(recorded) => recorded,
         Err(error) => {
             let _ = std::fs::remove_file(&partial);
-            // As a shell says it.
             let Refused::Start(_, why) = &error else { return Err(error.into()) };
-            let is_missing = why.kind() == std::io::ErrorKind::NotFound;
+            let exit = Exit::not_started(why);
             report::error(&error.into());
-            return Ok(if is_missing { Exit::NoSuchCommand } else { Exit::NotExecutable });
+            return Ok(exit);
         }
     };
     profile.schema.clone_from(&new.schema);

@@ -77,11 +77,25 @@ fn put_down(plan: &Plan, rootfs: &Rootfs, to: &Path) -> anyhow::Result<()> {
 fn archive(plan: &Plan, rootfs: &Rootfs, file: &Path) -> anyhow::Result<()> {
     let context = || format!("cannot write {}", file.display());
     if file == Path::new("-") {
-        return Ok(tar::write(plan, rootfs, &mut Output::stream())?);
+        return match tar::write(plan, rootfs, &mut Output::stream()) {
+            // A reader that has gone away has seen what it wanted.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => Ok(written?),
+        };
     }
-    let mut out = BufWriter::new(std::fs::File::create(file).with_context(context)?);
-    tar::write(plan, rootfs, &mut out).with_context(context)?;
-    out.flush().with_context(context)
+    // The name is that of a whole archive, or of none.
+    let partial = copy::partial(file);
+    let write = || {
+        let mut out = BufWriter::new(std::fs::File::create(&partial)?);
+        tar::write(plan, rootfs, &mut out)?;
+        out.flush()?;
+        std::fs::rename(&partial, file)
+    };
+    write()
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&partial);
+        })
+        .with_context(context)
 }
 
 /// The same workload, judged in what was put down.

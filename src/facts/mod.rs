@@ -369,6 +369,13 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// The module that was to be imported, if there is none of that name.
+    pub fn lost_module(&self) -> Option<&str> {
+        let module = self.capability.strip_prefix("import:")?;
+        let is_lost = |step: &Step| matches!(&step.outcome, StepOutcome::NotFound(absence) if absence.kind == "module" && absence.name == module);
+        self.steps.iter().any(is_lost).then_some(module)
+    }
+
     /// A capability about which nothing is known yet.
     pub fn new(capability: impl Into<String>) -> Self {
         Self {

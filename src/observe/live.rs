@@ -334,6 +334,20 @@ const DECISIVE: &[&str] = &[
     "nvmlDeviceGetHandleByIndex_v2(",
 ];
 
+/// What `dlopen` says where nothing was to say beforehand which file it would find.
+const NOT_FOUND: &str = ": cannot open shared object file: No such file or directory";
+
+fn not_found(name: &str) -> Failure {
+    let missing = LoadError::Missing {
+        name: name.to_owned(),
+        requested_by: "dlopen in a child process".into(),
+        searched: Vec::new(),
+        reason: "No such file or directory".into(),
+        other_class: false,
+    };
+    Failure { errors: vec![missing], loaded: Vec::new() }
+}
+
 fn calls(subject: &mut Subject, run: &Run, file: &str, weight: Weight) {
     for call in &run.calls {
         let is_decisive = DECISIVE.iter().any(|d| call.name.starts_with(d));
@@ -341,6 +355,7 @@ fn calls(subject: &mut Subject, run: &Run, file: &str, weight: Weight) {
             Outcome::Ok if is_decisive => StepOutcome::Ok(file.to_owned()),
             Outcome::Ok => continue,
             Outcome::Error(_) if !is_decisive => continue,
+            Outcome::Error(error) if error.name.ends_with(NOT_FOUND) => StepOutcome::Failed(not_found(file)),
             _ => StepOutcome::Call(call.clone()),
         };
         // A call that did not come back says more than that one field is missing.

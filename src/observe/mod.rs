@@ -91,6 +91,9 @@ pub enum Error {
     /// A module is to be imported, and there is nothing to import it.
     #[error("no Python interpreter that works; name it with --python")]
     NoInterpreter,
+    /// There is no module of this name.
+    #[error("no module {0} in this environment")]
+    NoModule(String),
     /// There is no dynamic loader, and nothing that would need one.
     #[error("no dynamic loader in the image")]
     NoLoader,
@@ -467,6 +470,9 @@ impl Examination {
                 let mut subject = import::Run::new(self, python, &finder).import(module, &mut process);
                 if let Some(parts) = Parts::of(self, python, module) {
                     parts.at_import(&mut subject, &mut process);
+                }
+                if subject.lost_module().is_some() {
+                    return Err(Error::NoModule(module.clone()));
                 }
                 for step in subject.steps {
                     if let StepOutcome::Failed(failure) = step.outcome {

@@ -66,7 +66,7 @@ fn heading(verdict: &str) -> String {
 }
 
 /// Text without any meaning to Markdown. An underscore within a word has none.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -101,7 +101,7 @@ fn longest_run(text: &str) -> usize {
 }
 
 /// In a table, even code may not hold a bare `|` (GitHub Flavored Markdown, 4.10).
-fn cell(markdown: &str) -> String {
+pub(super) fn cell(markdown: &str) -> String {
     let mut out = String::with_capacity(markdown.len());
     for c in markdown.chars() {
         if c == '|' && !out.ends_with('\\') {

@@ -6,6 +6,7 @@ use colored::Colorize;
 use serde_json::{Value, json};
 
 use super::json::Tool;
+use super::markdown::{cell, escape};
 use super::text::{cut, paragraph, plural, proof};
 use crate::checks::size::{Base, Item, SizeReport, Sum, human};
 use crate::facts::Facts;
@@ -184,19 +185,25 @@ impl Whole<'_> {
         for item in &r.items {
             let f = &item.finding;
             let bytes = if item.bytes > 0 { human(item.bytes) } else { String::new() };
-            let _ = writeln!(out, "| `{}` | {bytes} | {} | {} |", f.id, f.message, f.fix.summary);
+            let _ = writeln!(
+                out,
+                "| `{}` | {bytes} | {} | {} |",
+                f.id,
+                cell(&escape(&f.message)),
+                cell(&escape(&f.fix.summary))
+            );
         }
         for (heading, rows) in self.lists() {
             let _ = writeln!(out, "\n| {heading} | bytes |\n|---|---:|");
             for (name, bytes, _) in rows {
-                let _ = writeln!(out, "| {} | {} |", name.replace('|', "\\|"), human(bytes));
+                let _ = writeln!(out, "| {} | {} |", cell(&escape(&name)), human(bytes));
             }
         }
         if !r.stays.is_empty() {
             out += "\n| stays | bytes | why |\n|---|---:|---|\n";
         }
         for stays in &r.stays {
-            let _ = writeln!(out, "| `{}` | {} | {} |", stays.id, human(stays.bytes), stays.why.replace('|', "\\|"));
+            let _ = writeln!(out, "| `{}` | {} | {} |", stays.id, human(stays.bytes), cell(&escape(&stays.why)));
         }
         out
     }

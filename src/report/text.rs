@@ -204,7 +204,11 @@ pub(super) fn proof(out: &mut String, finding: &Finding, width: usize, verbose: 
 /// Wraps `text` behind a label; a word longer than the line (a path) is left whole, so that it can be copied.
 pub(super) fn paragraph(out: &mut String, label: &str, text: &str, width: usize) {
     let indent = if label.is_empty() { 2 } else { 14 };
-    let mut prefix = if label.is_empty() { "  ".to_owned() } else { format!("  {:<12}", label) };
+    let mut prefix = if label.is_empty() { "  ".to_owned() } else { format!("  {label:<12}") };
+    if prefix.chars().count() > indent || prefix.ends_with(|c| c != ' ') {
+        let _ = writeln!(out, "{}", prefix.dimmed());
+        prefix = " ".repeat(indent);
+    }
     for line in text.lines() {
         let mut at = 0;
         let mut row = String::new();
@@ -264,6 +268,19 @@ pub fn cut(text: &str, bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_label_has_a_line_of_its_own() {
+        let mut out = String::new();
+        paragraph(&mut out, "searched", "/lib", 80);
+        paragraph(&mut out, "twelve chars", "x", 80);
+        paragraph(&mut out, "NVIDIA_VISIBLE_DEVICES", "not set (environment)", 80);
+        let blank = " ".repeat(14);
+        let expected = format!(
+            "  searched    /lib\n  twelve chars\n{blank}x\n  NVIDIA_VISIBLE_DEVICES\n{blank}not set (environment)\n"
+        );
+        assert_eq!(out, expected);
+    }
 
     #[test]
     fn cut_respects_bytes_and_characters() {
