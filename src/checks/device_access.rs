@@ -31,7 +31,7 @@ fn survey(facts: &Facts) -> Surveyed {
 /// Everything that is wrong with the device nodes; the first is what a failed call is most likely due to.
 pub fn all(facts: &Facts) -> Vec<Finding> {
     let node = node(facts);
-    let found = [lost(&node), denied(&node), uvm(&node), uvm_major(&node), gpu_node(facts, &node)];
+    let found = [lost(node), denied(node), uvm(node), uvm_major(node), gpu_node(facts, node)];
     found.into_iter().flatten().collect()
 }
 

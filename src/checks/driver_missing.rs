@@ -99,7 +99,7 @@ fn without_libcuda(facts: &Facts, has_nvml: bool) -> Finding {
                     format!("ENV LD_LIBRARY_PATH={dir}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"),
                 ));
         }
-        return not_in_cache(&node, file).sees(SEEN);
+        return not_in_cache(node, file).sees(SEEN);
     }
     if node.is(Platform::Wsl) {
         return wsl(start("dev-wsl-path", "this is WSL, and its driver is not in the container")).proof(
