@@ -11,7 +11,7 @@ use crate::driver::{Gpu, Version};
 use crate::facts::{Assumed, Scope};
 use crate::finding::Severity;
 use crate::image::{Credentials, Rootfs};
-use crate::loader::Environment;
+use crate::loader::{Environment, isa_levels};
 use crate::node::OtherProcess;
 use crate::observe::{self, CodeDepth, Depth, Live, Request};
 use crate::probe::Inside;
@@ -523,6 +523,7 @@ impl Subject {
             cwd,
             opened: Some(rootfs),
             user,
+            isa: isa_levels().filter(|_| scope == Scope::Container),
             require: self.require,
             expect_gpus: trial.as_ref().and_then(|t| t.expect_gpus),
             min_free_memory: trial.as_ref().and_then(|t| t.min_free_memory).map(|size| size.as_u64()),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::checks::{CHECKS, Cause, Failed, RECORDED, Rule};
 use crate::facts::{Facts, How, Scope, Step, StepOutcome, Subject, Weight};
 use crate::finding::{Capability, CheckOutcome, CheckResult, Finding, Report, Severity, Status, Verdict};
-use crate::loader::{Failure, LoadError};
+use crate::loader::{Failure, ISA_TOO_LOW, LoadError};
 
 /// Judges the facts.
 pub fn judge(facts: &Facts) -> Report {
@@ -41,12 +41,14 @@ pub fn judge(facts: &Facts) -> Report {
         capabilities.push(capability(subject, required, blockers, first_message));
     }
     let judged = facts.subjects.iter().any(|s| !s.steps.is_empty());
+    let called = facts.driver.is_some() || !facts.libraries.is_empty();
     let mut checks = Vec::new();
     for check in CHECKS {
         match check.rule {
-            Rule::Explain(_) => {
+            Rule::Explain(_) | Rule::ExplainCall(_) => {
+                let was_tried = if matches!(check.rule, Rule::Explain(_)) { judged } else { called };
                 for id in check.ids {
-                    let (outcome, reason) = match (explained.get(id), judged) {
+                    let (outcome, reason) = match (explained.get(id), was_tried) {
                         (Some(_), _) => (CheckOutcome::Found, None),
                         (None, true) => (CheckOutcome::Pass, None),
                         (None, false) => (CheckOutcome::NotApplicable, Some("nothing was tried".to_owned())),
@@ -124,7 +126,7 @@ fn causes(step: &Step) -> Vec<Cause<'_>> {
 
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     CHECKS.iter().find_map(|check| match check.rule {
-        Rule::Explain(explain) => explain(failed, facts),
+        Rule::Explain(explain) | Rule::ExplainCall(explain) => explain(failed, facts),
         Rule::Survey(_) => None,
     })
 }
@@ -150,7 +152,7 @@ fn user_sees(facts: &Facts, step: &Step, failed: &Failed<'_>) -> Option<String> 
     let is_musl = facts.image.loader.as_ref().is_some_and(|l| l.libc == "musl");
     let message = if is_musl { error.musl_message() } else { error.message() };
     Some(match step.how {
-        How::Exec if is_musl => message,
+        How::Exec if is_musl || matches!(error, LoadError::Rejected { reason, .. } if reason == ISA_TOO_LOW) => message,
         How::Import => format!("ImportError: {message}"),
         How::Ctypes => format!("OSError: {message}"),
         How::Exec if matches!(error, LoadError::Undefined { .. }) => {

@@ -31,7 +31,7 @@ pub static CHECK: Check = Check {
         "ver-jit-221",
         "ver-stub-34",
     ],
-    rule: Rule::Explain(explain),
+    rule: Rule::ExplainCall(explain),
 };
 
 fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {

@@ -34,7 +34,7 @@ fn baked(facts: &Facts) -> Surveyed {
             .cure(remove(f))
         })
         .collect();
-    Surveyed::found(findings)
+    Surveyed::in_libraries(facts, findings)
 }
 
 fn empty(facts: &Facts) -> Surveyed {
@@ -49,7 +49,7 @@ fn empty(facts: &Facts) -> Surveyed {
             .cure(remove(f))
         })
         .collect();
-    Surveyed::found(findings)
+    Surveyed::in_libraries(facts, findings)
 }
 
 fn remove(file: &DriverFile) -> Fix {
@@ -61,7 +61,7 @@ fn remove(file: &DriverFile) -> Fix {
 
 /// A stub is harmless in its own directory, and an error once a search path leads there.
 fn stub(facts: &Facts) -> Surveyed {
-    Surveyed::found(stubs(facts))
+    Surveyed::in_libraries(facts, stubs(facts))
 }
 
 /// What is found of the stub that the driver's name leads to.

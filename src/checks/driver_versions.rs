@@ -1,9 +1,12 @@
 //! The driver has two halves, libraries and a kernel module, and they must fit: the same release, or a compat package
 //! that is newer than the module.
 
+use std::cmp::Ordering;
+
 use super::place::{failed_with, node, on_node, release_in_name, variable, works};
-use super::{Check, Failed, Rule, Surveyed, finding};
-use crate::facts::{Driver, Facts};
+use super::{Check, Failed, Rule, Surveyed, finding, hardware};
+use crate::driver::{Class, Version};
+use crate::facts::{Driver, DriverFileKind, Facts};
 use crate::finding::{Finding, Fix};
 use crate::loader::LoadError;
 use crate::probe::Outcome;
@@ -53,12 +56,52 @@ fn missing_symbol(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
 
 fn survey(facts: &Facts) -> Surveyed {
     if facts.node.is_none() {
-        return Surveyed::not_applicable("only the image is judged");
+        return match &facts.assumed.driver {
+            Some(host) => Surveyed::found(foretold(facts, host).map(|f| f.breaks("gpu")).into_iter().collect()),
+            None => Surveyed::not_applicable("only the image is judged"),
+        };
     }
     // A compat package that is newer than the module is what such packages are for; CUDA says where it may not be.
     let is_allowed = |found: &Finding| found.id == "ver-804" && failed_with(facts, 804).is_none();
     let found = mismatch(facts).filter(|found| !works(facts) && !is_allowed(found));
     Surveyed::found(found.map(|f| f.breaks("gpu")).into_iter().collect())
+}
+
+/// What comes of the driver `host` where the image makes its compat package come before whatever the node brings, as
+/// `LD_LIBRARY_PATH` does.
+fn foretold(facts: &Facts, host: &Version) -> Option<Finding> {
+    let compat = facts.image.libraries.driver_files.iter().find(|f| f.kind == DriverFileKind::Compat && f.used)?;
+    let listed = variable(facts, "LD_LIBRARY_PATH")?.split([':', ';']).any(|entry| leads_to(entry, &compat.path));
+    let release = release_in_name(&compat.path).filter(|_| listed)?;
+    let is_geforce = || hardware::gpus(facts).iter().any(|gpu| gpu.class() == Some(Class::Geforce));
+    let found = of_compat(facts, &compat.path, release, &host.to_string())?;
+    let is_certain = found.id != "ver-804" || is_geforce();
+    is_certain.then(|| {
+        found.proof("compat package", release, Some(compat.path.clone())).proof("--driver", host.to_string(), None)
+    })
+}
+
+/// Whether a directory of `LD_LIBRARY_PATH` is that of a compat package's file; `/usr/local/cuda` is a link.
+fn leads_to(entry: &str, file: &str) -> bool {
+    let entry = entry.trim_end_matches('/');
+    entry.ends_with("/compat") || file.rsplit_once('/').is_some_and(|(dir, _)| dir == entry)
+}
+
+/// How a compat package of another release than the module works out.
+fn of_compat(facts: &Facts, file: &str, release: &str, module: &str) -> Option<Finding> {
+    Some(match numbers(release).cmp(&numbers(module)) {
+        Ordering::Less => finding(
+            "ver-803-compat",
+            file,
+            format!("the compat package {release} of the image is older than the driver {module} of the node"),
+        )
+        .sees("Error 803: system has unsupported display driver / cuda driver combination")
+        .cure(off_the_path(facts, file)),
+        Ordering::Equal => return None,
+        Ordering::Greater => {
+            forbidden(file, format!("the image brings a newer driver, {release}, for the module {module}"))
+        }
+    })
 }
 
 /// Numbers of a release, so that 535.9 is older than 535.104.
@@ -126,18 +169,7 @@ pub fn mismatch(facts: &Facts) -> Option<Finding> {
     };
     let (file, release) = &cuda;
     if file.contains("/compat/") {
-        let is_older = numbers(release) < numbers(&module);
-        let found = if is_older {
-            finding(
-                "ver-803-compat",
-                file,
-                format!("the compat package {release} of the image is older than the driver {module} of the node"),
-            )
-            .sees("Error 803: system has unsupported display driver / cuda driver combination")
-            .cure(off_the_path(facts, file))
-        } else {
-            forbidden(file, format!("the image brings a newer driver, {release}, for the module {module}"))
-        };
+        let found = of_compat(facts, file, release, &module)?;
         return Some(show(found, &[&cuda]));
     }
     if let Some(nvml) = nvml.as_ref().filter(|_| nvml_says_so(driver)) {
@@ -176,9 +208,8 @@ fn forbidden(file: &str, message: String) -> Finding {
 /// A directory is searched because a variable or a file says so.
 fn off_the_path(facts: &Facts, file: &str) -> Fix {
     let summary = "take it off the search path: the driver of the node is newer than what it is for";
-    let dir = file.rsplit_once('/').map_or("", |(dir, _)| dir);
     let listed: Vec<&str> = variable(facts, "LD_LIBRARY_PATH").unwrap_or_default().split([':', ';']).collect();
-    let is_it = |entry: &&str| entry.trim_end_matches('/').ends_with("/compat") || entry.trim_end_matches('/') == dir;
+    let is_it = |entry: &&str| leads_to(entry, file);
     if listed.iter().any(is_it) {
         let rest: Vec<&str> = listed.into_iter().filter(|entry| !is_it(entry)).collect();
         return Fix::dockerfile(summary, format!("ENV LD_LIBRARY_PATH={}", rest.join(":")));

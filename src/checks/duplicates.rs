@@ -32,7 +32,7 @@ fn cuda(facts: &Facts) -> Surveyed {
         .filter(|c| !c.used && !is_wheel(&c.path))
         .collect();
     if unused.is_empty() {
-        return Surveyed::found(Vec::new());
+        return Surveyed::in_libraries(facts, Vec::new());
     }
     let bytes: u64 = unused.iter().map(|c| c.size).sum();
     let mut found = finding(

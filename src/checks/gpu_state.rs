@@ -4,6 +4,7 @@ use mldoctor_probes::nvml::Gpu;
 
 use super::pages::Severity;
 use super::place::{failed_with, gpus, node, on_node, variable, works};
+use super::visible_devices::is_hidden;
 use super::{Check, Rule, Surveyed, finding};
 use crate::facts::{Driver, Facts};
 use crate::finding::{Finding, Fix};
@@ -36,7 +37,8 @@ fn survey(facts: &Facts) -> Surveyed {
     }
     let mut findings = Vec::new();
     for gpu in &gpus {
-        findings.extend(lost(gpu).or_else(|| ecc(gpu)).or_else(|| reset(gpu)));
+        let found = lost(gpu).or_else(|| ecc(gpu)).or_else(|| reset(gpu));
+        findings.extend(found.map(|found| if is_hidden(facts, gpu) { of_others(found) } else { found }));
     }
     let fabric = fabric(facts);
     // CUDA says so itself where that keeps it from working.
@@ -50,6 +52,11 @@ fn survey(facts: &Facts) -> Surveyed {
     findings.extend(held_down(&gpus));
     findings.extend(persistence(facts, &gpus));
     Surveyed::found(findings)
+}
+
+/// The same of a GPU that the workload does not use.
+fn of_others(found: Finding) -> Finding {
+    Finding { severity: Severity::Note, breaks: None, ..found.proof("hidden by", "CUDA_VISIBLE_DEVICES", None) }
 }
 
 /// A state in which no GPU can be used; then it explains whatever CUDA answers.

@@ -123,6 +123,15 @@ impl Surveyed {
         Self { outcome, reason: None, findings, capabilities: Vec::new() }
     }
 
+    /// What was found among the files in the directories of libraries; where not all of them were seen, nothing found is
+    /// no pass.
+    pub fn in_libraries(facts: &Facts, findings: Vec<Finding>) -> Self {
+        match &facts.image.libraries.scan_cut {
+            Some(why) if findings.is_empty() => Self::unknown(why),
+            _ => Self::found(findings),
+        }
+    }
+
     /// There was nothing to look at.
     pub fn not_applicable(why: impl Into<String>) -> Self {
         Self { outcome: CheckOutcome::NotApplicable, reason: Some(why.into()), ..Self::found(Vec::new()) }
@@ -143,6 +152,8 @@ impl Surveyed {
 pub enum Rule {
     /// Recognises one failure.
     Explain(fn(&Failed<'_>, &Facts) -> Option<Finding>),
+    /// Recognises one failure of a call, which only children make.
+    ExplainCall(fn(&Failed<'_>, &Facts) -> Option<Finding>),
     /// Looks at everything.
     Survey(fn(&Facts) -> Surveyed),
 }

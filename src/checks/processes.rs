@@ -13,7 +13,7 @@ pub static RUNNING: Check = Check { ids: &["lib-dup-cuda", "lib-mapped-other"], 
 /// A call that a child died in, or that it was not done with.
 pub static CALLS: Check = Check {
     ids: &["drv-crash", "gpu-hang", "lib-crash", "lib-hang", "lib-nvrtc-builtins", "lib-refused"],
-    rule: Rule::Explain(explain),
+    rule: Rule::ExplainCall(explain),
 };
 /// Libraries that came from elsewhere than was foretold.
 pub static MAPPED: Check = Check { ids: &["lib-mapped-other"], rule: Rule::Survey(mapped) };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Check, Failed, Rule, Surveyed, file_name, finding};
 use crate::facts::{Facts, StepOutcome};
 use crate::finding::{Finding, Fix};
-use crate::loader::{LoadError, SearchedWhy};
+use crate::loader::{ISA_TOO_LOW, LoadError, SearchedWhy};
 use crate::python::site::normal;
 
 /// Explains what the loader refuses.
@@ -43,6 +43,15 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
                         "build the image for {host}: docker build --platform, or copy the program from an image for it"
                     )),
                 ));
+            }
+            if reason == ISA_TOO_LOW {
+                let message = format!("{} needs a newer processor than this one", file_name(path));
+                return Some(
+                    finding("arch-cpu-isa", path, message)
+                        .proof("loader says", reason, Some("readelf -n shows the x86 ISA that is needed".into()))
+                        .proof("needed by", requested_by, None)
+                        .cure(Fix::words("build it for the oldest processor of the fleet, such as -march=x86-64-v2")),
+                );
             }
             if reason.contains("Permission denied") {
                 return Some(denied(path, requested_by));
@@ -133,5 +142,5 @@ fn broken_links(facts: &Facts) -> Surveyed {
             found
         })
         .collect();
-    Surveyed::found(findings)
+    Surveyed::in_libraries(facts, findings)
 }

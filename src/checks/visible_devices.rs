@@ -1,10 +1,12 @@
 //! `CUDA_VISIBLE_DEVICES`: which GPUs the workload sees of those that the container has (CUDA C++ Programming Guide,
 //! environment variables).
 
+use mldoctor_probes::nvml::Gpu;
+
 use super::pages::Severity;
 use super::place::{gpus, variable, works};
 use super::{Check, Rule, Surveyed, finding};
-use crate::facts::Facts;
+use crate::facts::{Driver, Facts};
 use crate::finding::{Finding, Fix};
 
 /// The check.
@@ -49,8 +51,29 @@ fn entries(facts: &Facts) -> Option<(Vec<&str>, Option<&str>)> {
     Some((valid, None))
 }
 
-fn mig_devices(gpu: &mldoctor_probes::nvml::Gpu) -> impl Iterator<Item = &str> {
+fn mig_devices(gpu: &Gpu) -> impl Iterator<Item = &str> {
     gpu.mig.get().into_iter().flat_map(|mig| &mig.devices).map(String::as_str)
+}
+
+/// Whether a GPU is not the workload's, because the variable names others.
+///
+/// Where CUDA lists as many devices as are named, those are the workload's. Else numbers count in the order of NVML where
+/// the GPUs are alike, or `CUDA_DEVICE_ORDER` says so.
+pub fn is_hidden(facts: &Facts, gpu: &Gpu) -> bool {
+    let Some((valid, _)) = entries(facts).filter(|(valid, _)| !valid.is_empty()) else { return false };
+    let own = || gpu.uuid.get().map(String::as_str).into_iter().chain(mig_devices(gpu));
+    let seen: Vec<Option<&String>> =
+        facts.driver.iter().flat_map(Driver::devices).map(|device| device.uuid.get()).collect();
+    if seen.len() == valid.len() && seen.iter().all(Option::is_some) {
+        return !seen.into_iter().flatten().any(|uuid| own().any(|own| own == uuid));
+    }
+    let gpus = gpus(facts);
+    let is_ordered = variable(facts, "CUDA_DEVICE_ORDER") == Some("PCI_BUS_ID")
+        || gpus.iter().all(|other| other.name.get().is_some() && other.name.get() == gpu.name.get());
+    valid.iter().all(|entry| match entry.parse::<u32>() {
+        Ok(index) => is_ordered && index != gpu.index,
+        Err(_) => gpu.uuid.get().is_some() && gpu.mig.get().is_some() && !own().any(|own| own.starts_with(entry)),
+    })
 }
 
 /// Whether it leaves none.

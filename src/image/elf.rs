@@ -235,6 +235,10 @@ pub struct Elf {
 const SECTION_NAMES_AT: usize = 62;
 /// Type of the note with the build id.
 const NT_GNU_BUILD_ID: u32 = 3;
+/// The note that holds program properties.
+const NT_GNU_PROPERTY_TYPE_0: u32 = 5;
+/// The property that names levels of x86-64.
+const GNU_PROPERTY_X86_ISA_1_NEEDED: u32 = 0xc000_8002;
 /// Most bytes of a file name or version that are read.
 const MAX_STRING: usize = 4096;
 
@@ -461,6 +465,26 @@ impl Elf {
 
     /// The linker's build id (`NT_GNU_BUILD_ID`), in hexadecimal: the same for two files only if they come from one link.
     pub fn build_id(&self) -> Option<String> {
+        self.gnu_note(NT_GNU_BUILD_ID).map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Levels of x86-64 without which the file does not work (`GNU_PROPERTY_X86_ISA_1_NEEDED` of the x86-64 psABI): bit 0
+    /// is the baseline, bit 3 `x86-64-v4`.
+    pub fn isa_needed(&self) -> u32 {
+        let mut rest = self.gnu_note(NT_GNU_PROPERTY_TYPE_0).unwrap_or_default();
+        // Type and size of each property; then its data, padded to 8 bytes.
+        while let (Some(kind), Some(size)) = (u32_at(rest, 0), u32_at(rest, 4)) {
+            if kind == GNU_PROPERTY_X86_ISA_1_NEEDED && size == 4 {
+                return u32_at(rest, 8).unwrap_or(0);
+            }
+            let size = (size as usize).next_multiple_of(8);
+            rest = rest.get(size.saturating_add(8)..).unwrap_or_default();
+        }
+        0
+    }
+
+    /// The content of a note of GNU's.
+    fn gnu_note(&self, kind: u32) -> Option<&[u8]> {
         self.notes.iter().find_map(|&(at, size)| {
             let mut rest = self.map.get(at..at.checked_add(size)?)?;
             // Name size, description size, type; then name and description, each padded to 4 bytes.
@@ -468,8 +492,8 @@ impl Elf {
                 let (name, length) = (u32_at(head, 0)? as usize, u32_at(head, 4)? as usize);
                 let start = name.checked_next_multiple_of(4)?;
                 let description = body.get(start..start.checked_add(length)?)?;
-                if u32_at(head, 8)? == NT_GNU_BUILD_ID && body.starts_with(b"GNU\0") {
-                    return Some(description.iter().map(|byte| format!("{byte:02x}")).collect());
+                if u32_at(head, 8)? == kind && body.starts_with(b"GNU\0") {
+                    return Some(description);
                 }
                 rest = body.get(start + length.checked_next_multiple_of(4)?..)?;
             }

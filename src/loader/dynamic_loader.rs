@@ -198,13 +198,13 @@ fn musl_path(rootfs: &Rootfs, loader: &Path, machine: Machine) -> Vec<PathBuf> {
     }
 }
 
-/// Levels of the x86-64 psABI that this processor has (`sysdeps/x86_64/dl-hwcaps-subdirs.c`), best first.
+/// The levels of x86-64 that this processor has, as [`Elf::isa_needed`] counts them; nothing on others
+/// (`sysdeps/x86/get-isa-level.h`).
+///
+/// [`Elf::isa_needed`]: crate::image::elf::Elf::isa_needed
 #[cfg(target_arch = "x86_64")]
-fn active_hwcaps(machine: Machine) -> Vec<String> {
+pub fn isa_levels() -> Option<u32> {
     use std::arch::is_x86_feature_detected as has;
-    if machine != Machine::X86_64 {
-        return Vec::new();
-    }
     let v2 = has!("cmpxchg16b") && has!("popcnt") && has!("sse3") && has!("sse4.1") && has!("sse4.2") && has!("ssse3");
     let v3 = v2
         && has!("avx")
@@ -216,17 +216,19 @@ fn active_hwcaps(machine: Machine) -> Vec<String> {
         && has!("lzcnt")
         && has!("movbe");
     let v4 = v3 && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
-    [(v4, "x86-64-v4"), (v3, "x86-64-v3"), (v2, "x86-64-v2")]
-        .into_iter()
-        .filter(|(active, _)| *active)
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    Some(1 | u32::from(v2) << 1 | u32::from(v3) << 2 | u32::from(v4) << 3)
 }
 
-/// glibc defines no subdirectories for the other processors in use.
+/// Other processors have no levels.
 #[cfg(not(target_arch = "x86_64"))]
-fn active_hwcaps(_machine: Machine) -> Vec<String> {
-    Vec::new()
+pub fn isa_levels() -> Option<u32> {
+    None
+}
+
+/// The usable subdirectories of `glibc-hwcaps`, best first. glibc defines none for the other processors in use.
+fn active_hwcaps(machine: Machine) -> Vec<String> {
+    let levels = isa_levels().filter(|_| machine == Machine::X86_64).unwrap_or(0);
+    (2..=4).rev().filter(|level| levels >> (level - 1) & 1 == 1).map(|level| format!("x86-64-v{level}")).collect()
 }
 
 /// Subdirectories of `AT_PLATFORM`, `AT_HWCAP` and `tls` that glibc tried before 2.37 (`_dl_important_hwcaps`).

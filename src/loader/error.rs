@@ -35,6 +35,9 @@ pub enum SearchedWhy {
     NotInCache,
 }
 
+/// Why a file is refused that needs more of an x86 processor than there is.
+pub const ISA_TOO_LOW: &str = "CPU ISA level is lower than required";
+
 /// A reason why a library or program does not load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -15,8 +15,8 @@ mod store;
 mod symbols;
 
 pub use cache::Cache;
-pub use dynamic_loader::{DynamicLoader, Libc};
-pub use error::{Failure, LoadError, Loaded, Searched, SearchedWhy};
+pub use dynamic_loader::{DynamicLoader, Libc, isa_levels};
+pub use error::{Failure, ISA_TOO_LOW, LoadError, Loaded, Searched, SearchedWhy};
 pub use process::{Mode, Object, ObjectId, Process, Via, is_of_libc};
 pub use search::Environment;
 pub use store::{ElfFile, ElfStore, Opened};
@@ -34,6 +34,7 @@ pub struct Loader {
     pub(crate) cache: Option<Arc<Cache>>,
     pub(crate) env: Environment,
     pub(crate) cwd: PathBuf,
+    pub(crate) isa: Option<u32>,
 }
 
 impl Loader {
@@ -42,7 +43,12 @@ impl Loader {
         let cache = dl.cache_path().and_then(|path| rootfs.read(path, MAX_CACHE).ok());
         let cache = cache.and_then(|data| Cache::parse(data, dl.machine())).map(Arc::new);
         let store = Arc::new(ElfStore::new(rootfs.clone(), dl.machine(), user));
-        Self { rootfs: rootfs.clone(), store, dl, cache, env, cwd }
+        Self { rootfs: rootfs.clone(), store, dl, cache, env, cwd, isa: None }
+    }
+
+    /// The same loader on a processor with these levels, as [`isa_levels`] gives them; without, any file may need any.
+    pub fn on_processor(self, levels: Option<u32>) -> Self {
+        Self { isa: levels, ..self }
     }
 
     /// The same loader with another environment. What was read of the files is shared.
@@ -54,6 +60,7 @@ impl Loader {
             cache: self.cache.clone(),
             env,
             cwd: self.cwd.clone(),
+            isa: self.isa,
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::Loader;
-use super::error::{Failure, LoadError, Loaded};
+use super::error::{Failure, ISA_TOO_LOW, LoadError, Loaded};
 use super::search::{Found, strerror};
 use super::store::{ElfFile, Opened};
 use crate::image::elf::{DF_1_NOOPEN, Dependency, SegmentError};
@@ -230,6 +230,7 @@ impl<'l> Process<'l> {
         // `_dl_check_all_versions` goes along the link map.
         let all: Vec<ObjectId> = (0..process.objects.len()).map(ObjectId).collect();
         process.check_versions(&all, &mut errors);
+        process.check_isa(&all, &mut errors);
         let now = loader.env.non_empty("LD_BIND_NOW").is_some();
         process.relocate(main, now, &mut errors);
         (Some(process), errors)
@@ -338,6 +339,7 @@ impl<'l> Process<'l> {
             self.map_dependencies(root, &[], errors);
             let list = self.objects[root.0].searchlist.clone().unwrap_or_default();
             self.check_versions(&list, errors);
+            self.check_isa(&list, errors);
             for &id in &list {
                 if !self.objects[id.0].scopes.contains(&root) {
                     self.object_mut(id).scopes.push(root);
@@ -643,6 +645,17 @@ impl<'l> Process<'l> {
                 }
             }
         }
+    }
+
+    /// `dl_isa_level_check` (`sysdeps/x86/dl-prop.h`, since 2.33) for objects that are not in use yet: the first that needs
+    /// more than the processor has is the last.
+    fn check_isa(&self, ids: &[ObjectId], errors: &mut Vec<LoadError>) {
+        let Some(levels) = self.loader.isa.filter(|_| self.loader.dl.is_glibc_since(2, 33)) else { return };
+        let too_low = |id: &&ObjectId| {
+            let object = &self.objects[id.0];
+            !object.relocated && object.file.elf.isa_needed() & !levels != 0
+        };
+        errors.extend(ids.iter().find(too_low).map(|id| self.rejected(*id, ISA_TOO_LOW)));
     }
 
     /// `find_needed`: among loaded objects by the names they were asked for; the SONAME only counts once used.

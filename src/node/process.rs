@@ -14,7 +14,11 @@ use crate::image::{Credentials, FileError, Rootfs};
 pub fn own(processes: &Processes<'_>) -> ProcessFacts {
     let status = processes.read(&processes.own, "status").seen().cloned().unwrap_or_default();
     let line = |key| line(&status, key);
-    let Credentials { uid, gids } = user(&status).unwrap_or(Credentials { uid: 0, gids: vec![0] });
+    // Without a readable `/proc` the kernel can still be asked, about this process.
+    let Credentials { uid, gids } = user(&status).unwrap_or_else(|| Credentials {
+        uid: rustix::process::geteuid().as_raw(),
+        gids: vec![rustix::process::getegid().as_raw()],
+    });
     ProcessFacts {
         uid,
         gids,

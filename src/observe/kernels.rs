@@ -91,8 +91,8 @@ fn of_target(examination: &Examination, workload: &Workload, subjects: &[Subject
     let others = mapped.into_iter().filter(|path| known.contains(path) && !path.contains("/lib-dynload/"));
     for path in others.map(Path::new) {
         let role = match role(examination, path) {
-            // What a program links that is nobody else's is its own.
-            Role::Other if is_file => Role::Own,
+            // What a program links that is nobody else's is its own, and what lies with a module though no RECORD lists it.
+            Role::Other if is_file || lies_with(examination, workload, path) => Role::Own,
             role => role,
         };
         files.push((path.to_owned(), role, true));
@@ -129,15 +129,25 @@ fn of_package(examination: &Examination, module: &str, kernels: &mut Kernels) ->
     own
 }
 
+/// Whether a file lies where the module does, in its package or beside it.
+fn lies_with(examination: &Examination, workload: &Workload, path: &Path) -> bool {
+    let Workload::Module(module) = workload else { return false };
+    top(examination, path).and_then(|top| top.split('.').next()) == module.split('.').next()
+}
+
+/// What a file is part of in the directory of `sys.path` that has it: a package, or a module by itself.
+fn top<'p>(examination: &Examination, path: &'p Path) -> Option<&'p str> {
+    let inside = examination.sys_path.entries.iter().find_map(|entry| path.strip_prefix(entry).ok())?;
+    inside.components().next()?.as_os_str().to_str()
+}
+
 /// Whose code a file holds that is not the target's own.
 fn role(examination: &Examination, path: &Path) -> Role {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let inside = examination.sys_path.entries.iter().find_map(|entry| path.strip_prefix(entry).ok());
-    let top = inside.and_then(|p| p.components().next()).map(|c| c.as_os_str().to_string_lossy());
-    match top {
+    match top(examination, path) {
         _ if packages::providers(&name).is_some_and(|p| p.are_nvidia()) => Role::Nvidia,
-        Some(top) if top == "nvidia" => Role::Nvidia,
-        Some(top) if frameworks::of_module(&top).is_some() => Role::Framework,
+        Some("nvidia") => Role::Nvidia,
+        Some(top) if frameworks::of_module(top).is_some() => Role::Framework,
         _ => Role::Other,
     }
 }

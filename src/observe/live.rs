@@ -370,8 +370,16 @@ pub fn add_libraries(subjects: &mut [Subject], plans: &[Plan], libraries: &[Libr
         let Some(subject) = subjects.iter_mut().find(|s| s.capability == plan.capability) else { continue };
         let Some(library) = libraries.iter().find(|l| l.paths == plan.paths) else { continue };
         let file = plan.paths.last().map_or("", String::as_str);
-        let Observed::Seen(run) = &library.run else { continue };
         let is_of_part = |plan: &Plan| !plan.capability.contains(':');
+        let run = match &library.run {
+            Observed::Seen(run) => run,
+            // An import is known by its files; whether a part works is what was to be tried.
+            Observed::Failed(why) if is_of_part(plan) => {
+                subject.unknown.get_or_insert_with(|| format!("{file} was not tried: {why}"));
+                continue;
+            }
+            _ => continue,
+        };
         let has_part = || plans.iter().any(|other| other.paths == plan.paths && is_of_part(other));
         let counts = |call: &Call| is_of_part(plan) || call.name.starts_with("dlopen ") || !has_part();
         let outcome = match run.calls.iter().find(|call| call.outcome != Outcome::Ok) {

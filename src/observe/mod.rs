@@ -66,6 +66,10 @@ pub struct Request {
     pub opened: Option<Rootfs>,
     /// User of the workload.
     pub user: Option<Credentials>,
+    /// Levels of x86-64 of the processor that it runs on ([`isa_levels`]); nothing where that is not known.
+    ///
+    /// [`isa_levels`]: crate::loader::isa_levels
+    pub isa: Option<u32>,
     /// `--require`
     pub require: Vec<String>,
     /// `--expect-gpus`
@@ -292,7 +296,7 @@ impl Examination {
         };
         let dl = found.ok_or((named, Error::NoLoader))?;
         let r = &self.request;
-        Ok(Loader::new(&self.rootfs, dl, r.env.clone(), r.cwd.clone(), r.user.clone()))
+        Ok(Loader::new(&self.rootfs, dl, r.env.clone(), r.cwd.clone(), r.user.clone()).on_processor(r.isa))
     }
 
     /// Observes everything.

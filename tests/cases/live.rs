@@ -72,6 +72,9 @@ pub struct Library {
     family: Family,
     mapped: Option<String>,
     part: Option<String>,
+    /// Its child process could not be started.
+    #[serde(default)]
+    not_started: bool,
 }
 
 /// A healthy table with changes.
@@ -161,6 +164,9 @@ pub fn add(facts: &mut Facts, case: &Case) {
     {
         run.lines.retain(|line| !matches!(line, Line::Mapped { .. }));
         run.lines.push(Line::Mapped { paths: vec![mapped] });
+    }
+    if case.library.as_ref().is_some_and(|l| l.not_started) {
+        libraries.iter_mut().for_each(|l| l.run = Observed::Failed("Resource temporarily unavailable".into()));
     }
     driver_facts.libcuda_file.clone_from(&driver_facts.libcuda);
     driver_facts.libnvml_file.clone_from(&driver_facts.libnvml);

@@ -70,6 +70,8 @@ struct Case {
     require: Vec<String>,
     /// User and group.
     user: Option<(u32, u32)>,
+    /// Levels of x86-64 that the processor has.
+    isa: Option<u32>,
     #[serde(default)]
     assume_gpu: Vec<String>,
     assume_driver: Option<String>,
@@ -117,6 +119,7 @@ fn request(root: PathBuf, targets: &[String], env: Environment) -> Request {
         command: Vec::new(),
         opened: None,
         user: None,
+        isa: None,
         require: Vec::new(),
         expect_gpus: None,
         min_free_memory: None,
@@ -138,6 +141,7 @@ fn report(base: &Tree, case: &Case) -> (Facts, Report) {
     }
     request.against = case.profile.as_ref().map(profile);
     request.user = case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] });
+    request.isa = case.isa;
     request.require.clone_from(&case.require);
     request.expect_gpus = case.expect_gpus;
     request.min_free_memory = case.min_free_memory;

@@ -111,6 +111,7 @@ fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
         min_free_memory: None,
         assumed: Assumed::default(),
         code: CodeDepth::Nothing,
+        isa: None,
         live: None,
         opened: None,
         against: None,

@@ -5,6 +5,7 @@
 mod answer;
 mod dlopen;
 mod graphs;
+mod isa;
 mod machine;
 mod musl;
 mod python;

@@ -20,6 +20,8 @@ pub struct ElfFile {
     /// Versions wanted without a symbol: file, version, weak.
     pub wants: Vec<(String, String, bool)>,
     pub hash: Hash,
+    /// Levels of x86-64 that it needs.
+    pub isa: u32,
 }
 
 /// Which hash tables the file has.
@@ -53,7 +55,7 @@ pub struct Reference {
     pub unused: bool,
 }
 
-const PHDRS: usize = 5;
+const PHDRS: usize = 6;
 const LOAD_ALIGN: u64 = 0x1000;
 
 impl ElfFile {
@@ -227,6 +229,11 @@ impl ElfFile {
             let text = [i.as_bytes(), b"\0"].concat();
             (place(&mut out, &text), text.len() as u64)
         });
+        let note = (self.isa != 0).then(|| {
+            let header = [4, 16, 5].map(u32::to_le_bytes).concat();
+            let property = [0xc000_8002, 4, self.isa, 0].map(u32::to_le_bytes).concat();
+            place(&mut out, &[header, b"GNU\0".to_vec(), property].concat())
+        });
         let code: &[u8] = if cfg!(target_arch = "aarch64") {
             &[0x00, 0x00, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4]
         } else {
@@ -285,7 +292,7 @@ impl ElfFile {
             header.extend_from_slice(&value.to_le_bytes());
         }
         word(&mut header, 0);
-        let segments = 3 + 2 * usize::from(interp.is_some());
+        let segments = 3 + 2 * usize::from(interp.is_some()) + usize::from(note.is_some());
         for value in [64, 56, segments as u16, 64, 0, 0] {
             half(&mut header, value);
         }
@@ -297,6 +304,9 @@ impl ElfFile {
         }
         segment(&mut phdrs, 1, 7, 0, size, LOAD_ALIGN);
         segment(&mut phdrs, 2, 6, dynamic_at, bytes.len() as u64, 8);
+        if let Some(at) = note {
+            segment(&mut phdrs, 4, 4, at, 32, 8);
+        }
         // A stack that is not executable.
         segment(&mut phdrs, 0x6474_e551, 6, 0, 0, 16);
         out[..64].copy_from_slice(&header);

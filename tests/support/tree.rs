@@ -81,6 +81,8 @@ pub struct Elf {
     pub debug: Option<usize>,
     /// Cut after so many bytes.
     pub cut: Option<usize>,
+    /// Levels of x86-64 that it needs.
+    pub isa: u32,
     /// `e_machine`, for a file of another processor.
     pub machine: Option<u16>,
 }
@@ -233,6 +235,7 @@ impl Elf {
             rpath: self.rpath.clone(),
             runpath: self.runpath.clone(),
             interpreter: self.interpreter.clone().or(self.program.then(|| loader().to_owned())),
+            isa: self.isa,
             ..ElfFile::default()
         };
         for definition in &self.defines {
