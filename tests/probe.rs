@@ -18,7 +18,7 @@ use support::{driver::fake_driver, skip};
 
 fn load(probe: &Probe, files: &[&str]) -> Result<Run, String> {
     let loads: Vec<Load> = files.iter().map(Load::local).collect();
-    probe.run(Job::Load, &loads.iter().collect::<Vec<_>>())
+    probe.run(Job::Load, &loads)
 }
 
 fn outcomes(run: &Run) -> Vec<Outcome> {
@@ -213,6 +213,19 @@ fn what_a_constructor_does_is_told_of_its_library() {
         assert!(run.output.len() <= 2 * (16 << 10), "{behaviour}");
         assert!(start.elapsed() < Duration::from_secs(30), "{behaviour}: what it started was waited for");
     }
+}
+
+#[test]
+fn jobs_in_one_child_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = [("FAKE_DRIVER".into(), scenario(&dir, r#""crash""#).into_os_string())].into_iter().collect();
+    let [fine, crash] = ["libm.so.6", fake_driver().to_str().unwrap()].map(|file| [Load::local(file)]);
+    let jobs = [(Job::Load, &fine[..]), (Job::Load, &fine[..]), (Job::Load, &crash[..]), (Job::Load, &fine[..])];
+    let runs = Probe { env, ..real() }.run_all(&jobs).unwrap();
+    let outcomes: Vec<Vec<Outcome>> = runs.iter().map(outcomes).collect();
+    assert_eq!(outcomes, [[Outcome::Ok], [Outcome::Ok], [Outcome::Died(Death::Signal(11))]]);
+    assert_eq!(runs.iter().map(Run::is_well).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(runs.iter().map(|run| loaded(run).len()).collect::<Vec<_>>(), [1, 1, 0]);
 }
 
 /// `mldoctor facts` of the fake driver, by a copy without a probe beside it.

@@ -63,7 +63,7 @@ impl Load {
     }
 }
 
-/// What one child is to do, after it has loaded what it is given. The first argument of the probe.
+/// What a child is to do, after it has loaded what it is given: an argument of the probe, before the libraries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
     /// Nothing but load.
@@ -137,7 +137,7 @@ pub enum Line {
     Device(cuda::Device),
     /// What a library says of itself.
     Library(library::Said),
-    /// Every object in the process at the end.
+    /// A job is done: every object in the process.
     Mapped {
         /// Their paths, in the order of the link map.
         paths: Vec<String>,

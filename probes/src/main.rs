@@ -1,5 +1,5 @@
-//! Loads the libraries named as arguments, one after the other, and does the job with the last one. Says what came of
-//! each step.
+//! Loads the libraries named as arguments, one after the other, and does the job that stands before them with the last
+//! one; then the next job. Says what came of each step.
 //!
 //! Everything dangerous happens here and nowhere else. The environment is the one under diagnosis and is left as it is.
 
@@ -15,13 +15,29 @@ use teller::Teller;
 
 fn main() -> ExitCode {
     harmless_death();
-    let mut arguments = std::env::args_os().skip(1);
-    let job = arguments.next().and_then(|name| Job::from_name(name.to_str()?));
-    let loads: Option<Vec<Load>> = arguments.map(|argument: OsString| Load::from_argument(&argument)).collect();
-    let (Some(job), Some(loads)) = (job, loads) else { return ExitCode::from(2) };
+    let Some(jobs) = jobs(std::env::args_os().skip(1)) else { return ExitCode::from(2) };
     let mut teller = Teller::new();
+    for (job, loads) in &jobs {
+        perform(*job, loads, &mut teller);
+    }
+    teller::end()
+}
+
+/// Each job, and the libraries behind it.
+fn jobs(arguments: impl Iterator<Item = OsString>) -> Option<Vec<(Job, Vec<Load>)>> {
+    let mut jobs: Vec<(Job, Vec<Load>)> = Vec::new();
+    for argument in arguments {
+        match Load::from_argument(&argument) {
+            Some(load) => jobs.last_mut()?.1.push(load),
+            None => jobs.push((Job::from_name(argument.to_str()?)?, Vec::new())),
+        }
+    }
+    (!jobs.is_empty()).then_some(jobs)
+}
+
+fn perform(job: Job, loads: &[Load], teller: &mut Teller) {
     let mut last = None;
-    for load in &loads {
+    for load in loads {
         let call = format!("dlopen {}", load.file.to_string_lossy());
         last = match teller.call(call, || dl::open(load)) {
             Ok(loaded) => {
@@ -32,10 +48,9 @@ fn main() -> ExitCode {
         };
     }
     if let Some(library) = &last {
-        ask::ask(job, library, &mut teller);
+        ask::ask(job, library, teller);
     }
     teller.tell(&Line::Mapped { paths: dl::mapped() });
-    teller::end()
 }
 
 /// No core file, and no life after the supervisor's.

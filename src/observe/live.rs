@@ -1,6 +1,7 @@
 //! What the files promise, tried for real, each in a child process: libraries are loaded, the driver is asked, device
 //! nodes are opened.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -135,7 +136,29 @@ enum Task<'p> {
     Cuda,
     Nvml,
     Compute,
-    Library(&'p Plan),
+    /// Each needs those before it.
+    Libraries(Vec<&'p Plan>),
+}
+
+/// Libraries that share a child. To load cuSOLVER is to load cuBLAS and cuSPARSE too, and loading is most of the work. The
+/// child that takes longest comes first.
+fn groups(mut wanted: Vec<&Plan>) -> Vec<Vec<&Plan>> {
+    // NVRTC compiles meanwhile, and CUPTI changes what others do.
+    let is_alone = |plan: &Plan| matches!(plan.family, Family::Nvrtc | Family::Cupti);
+    wanted.sort_by_key(|plan| (Reverse(plan.paths.len()), plan.family));
+    let mut groups: Vec<Vec<&Plan>> = Vec::new();
+    for plan in wanted {
+        let needs = |group: &&mut Vec<&Plan>| {
+            !is_alone(plan) && !is_alone(group[0]) && plan.paths.iter().all(|path| group[0].paths.contains(path))
+        };
+        match groups.iter_mut().find(needs) {
+            Some(group) => group.push(plan),
+            None => groups.push(vec![plan]),
+        }
+    }
+    groups.iter_mut().for_each(|group| group.reverse());
+    groups.sort_by_key(|group| (Reverse(group.len()), !is_alone(group[0])));
+    groups
 }
 
 impl Prober {
@@ -162,7 +185,7 @@ impl Prober {
     /// # Errors
     /// The probe does not start.
     pub fn load(&self, path: &Path, subject: &mut Subject) -> Result<(), String> {
-        let run = self.probe.run(Job::Load, &[&Load::local(path)])?;
+        let run = self.probe.run(Job::Load, &[Load::local(path)])?;
         let Some(call) = run.calls.into_iter().next() else { return Err("the probe made no call".into()) };
         let foretold = subject.steps.iter().any(|s| matches!(s.outcome, StepOutcome::Failed(_)));
         let outcome = match call.outcome {
@@ -227,33 +250,29 @@ impl Prober {
                 wanted.push(plan);
             }
         }
-        wanted.sort_by_key(|plan| plan.family);
-        tasks.extend(wanted.iter().map(|plan| Task::Library(plan)));
+        tasks.extend(groups(wanted).into_iter().map(Task::Libraries));
         let libcuda = paths.and_then(|p| p.libcuda.as_ref().ok());
         let libnvml = paths.and_then(|p| p.libnvml.as_ref().ok());
         let driver = |job: Job, path: Option<&String>, name: &str| {
             if paths.is_some() && path.is_none() {
                 return Observed::Absent(format!("nothing finds {name}"));
             }
-            observed(self.probe.run(job, &[&Load::local(path.map_or(name, String::as_str))]))
+            observed(self.probe.run(job, &[Load::local(path.map_or(name, String::as_str))]))
         };
-        let mut runs = parallel::map(&tasks, |task| match task {
-            Task::Cuda => driver(Job::Cuda, libcuda, LIBCUDA),
-            Task::Nvml => driver(Job::Nvml, libnvml, LIBNVML),
-            Task::Compute => driver(Job::Compute, libcuda, LIBCUDA),
-            Task::Library(plan) => {
-                let loads: Vec<Load> = plan.paths.iter().map(Load::local).collect();
-                // CUPTI 13 calls itself without end where it does not find the driver (13.2, cuptiGetVersion).
-                let lacks_driver = plan.family == Family::Cupti && paths.is_some() && libcuda.is_none();
-                let job = match plan.family {
-                    _ if lacks_driver => Job::Load,
-                    Family::Nvrtc if depth >= Depth::Deep => Job::CompileAll,
-                    family => Job::Library(family),
-                };
-                observed(self.probe.run(job, &loads.iter().collect::<Vec<_>>()))
-            }
-        })
-        .into_iter();
+        // CUPTI 13 calls itself without end where it does not find the driver (13.2, cuptiGetVersion).
+        let lacks_driver = paths.is_some() && libcuda.is_none();
+        let job = |family: Family| match family {
+            Family::Cupti if lacks_driver => Job::Load,
+            Family::Nvrtc if depth >= Depth::Deep => Job::CompileAll,
+            family => Job::Library(family),
+        };
+        let runs = parallel::map(&tasks, |task| match task {
+            Task::Cuda => vec![driver(Job::Cuda, libcuda, LIBCUDA)],
+            Task::Nvml => vec![driver(Job::Nvml, libnvml, LIBNVML)],
+            Task::Compute => vec![driver(Job::Compute, libcuda, LIBCUDA)],
+            Task::Libraries(plans) => self.libraries(plans, job),
+        });
+        let mut runs = runs.into_iter().flatten();
         let mut next = || runs.next().unwrap_or_default();
         let driver = Driver {
             libcuda: libcuda.cloned(),
@@ -264,11 +283,34 @@ impl Prober {
             cuda: if depth >= Depth::Driver { next() } else { Observed::NotAsked },
             computed: (depth >= Depth::Deep).then(&mut next),
         };
-        let libraries = wanted
-            .into_iter()
-            .map(|plan| Library { family: plan.family, paths: plan.paths.clone(), run: next() })
-            .collect();
+        let plans = tasks.iter().flat_map(|task| match task {
+            Task::Libraries(plans) => plans.as_slice(),
+            _ => &[],
+        });
+        let mut libraries: Vec<Library> =
+            plans.map(|plan| Library { family: plan.family, paths: plan.paths.clone(), run: next() }).collect();
+        libraries.sort_by_key(|library| library.family);
         (driver, libraries)
+    }
+
+    /// Tries libraries, of which each needs those before it, in one child. What does not go well there is tried alone, so
+    /// that nothing is told of one library that another did; and so is what was not reached.
+    fn libraries(&self, plans: &[&Plan], job: impl Fn(Family) -> Job) -> Vec<Observed<Run>> {
+        let loads: Vec<Vec<Load>> = plans.iter().map(|plan| plan.paths.iter().map(Load::local).collect()).collect();
+        let jobs: Vec<(Job, &[Load])> =
+            plans.iter().zip(&loads).map(|(plan, loads)| (job(plan.family), loads.as_slice())).collect();
+        if let [(job, loads)] = jobs[..] {
+            return vec![observed(self.probe.run(job, loads))];
+        }
+        let mut together = self.probe.run_all(&jobs).unwrap_or_default().into_iter();
+        let is_told =
+            |run: &Run| run.is_well() || matches!(run.unfinished(), Some(Call { outcome: Outcome::TimedOut(_), .. }));
+        jobs.iter()
+            .map(|(job, loads)| match together.next().filter(is_told) {
+                Some(run) => Observed::Seen(run),
+                None => observed(self.probe.run(*job, loads)),
+            })
+            .collect()
     }
 }
 
@@ -404,5 +446,33 @@ fn refusal(path: &Path, error: &CallError) -> LoadError {
         requested_by: "dlopen in a child process".into(),
         reason: reason.to_owned(),
         truncated: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_share_a_child_with_what_needs_them() {
+        let plan = |family: Family, paths: &[&str]| Plan {
+            family,
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            capability: "import:torch".into(),
+        };
+        let plans = [
+            plan(Family::Nvrtc, &["/nvrtc"]),
+            plan(Family::Cublas, &["/lt", "/blas"]),
+            plan(Family::CublasLt, &["/lt"]),
+            plan(Family::Cusolver, &["/lt", "/blas", "/solver"]),
+            plan(Family::CublasLt, &["/other/lt"]),
+            plan(Family::Cudnn, &["/nvrtc", "/dnn"]),
+        ];
+        let groups = groups(plans.iter().collect());
+        let names: Vec<Vec<&str>> = groups
+            .iter()
+            .map(|group| group.iter().filter_map(|p| p.paths.last()).map(String::as_str).collect())
+            .collect();
+        assert_eq!(names, [vec!["/lt", "/blas", "/solver"], vec!["/nvrtc"], vec!["/dnn"], vec!["/other/lt"]]);
     }
 }

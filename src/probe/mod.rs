@@ -112,6 +112,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether every call succeeded.
+    pub fn is_well(&self) -> bool {
+        self.calls.iter().all(|call| call.outcome == Outcome::Ok)
+    }
+
     /// The call that did not come back, if there is one.
     pub fn unfinished(&self) -> Option<&Call> {
         self.calls.iter().find(|c| matches!(c.outcome, Outcome::Died(_) | Outcome::TimedOut(_)))
@@ -123,7 +128,15 @@ impl Probe {
     ///
     /// # Errors
     /// The probe does not start at all, in the words of the system or of the dynamic loader.
-    pub fn run(&self, job: Job, loads: &[&Load]) -> Result<Run, String> {
+    pub fn run(&self, job: Job, loads: &[Load]) -> Result<Run, String> {
+        self.run_all(&[(job, loads)]).map(|mut runs| runs.swap_remove(0))
+    }
+
+    /// Lets one child do several jobs, one after the other. There are as many runs as jobs were begun, and at least one.
+    ///
+    /// # Errors
+    /// As [`Probe::run`].
+    pub fn run_all(&self, jobs: &[(Job, &[Load])]) -> Result<Vec<Run>, String> {
         // In another container, the path of a file here leads nowhere.
         let opened = match (&self.source, &self.inside) {
             (Source::File(path), Some(_)) => {
@@ -144,8 +157,10 @@ impl Probe {
             Some(loader) => (loader.clone(), vec![own.into_os_string()]),
         };
         let descriptors = descriptor.into_iter().collect();
-        arguments.push(job.name().into());
-        arguments.extend(loads.iter().map(|load| load.to_argument()));
+        for (job, loads) in jobs {
+            arguments.push(job.name().into());
+            arguments.extend(loads.iter().map(Load::to_argument));
+        }
         let task = Task {
             program,
             descriptors,
@@ -176,7 +191,7 @@ pub fn open_devices(paths: &[PathBuf], deadline: Duration, inside: Option<&Insid
         deadline,
         inside,
     };
-    supervise(&task)
+    supervise(&task).map(|mut runs| runs.swap_remove(0))
 }
 
 /// The argument that makes this program the child of [`open_devices`].
@@ -218,17 +233,24 @@ fn errno_name(errno: Errno) -> String {
     }
 }
 
-fn supervise(task: &Task<'_>) -> Result<Run, String> {
+/// What a child did, job by job; at least one.
+fn supervise(task: &Task<'_>) -> Result<Vec<Run>, String> {
     let start = Instant::now();
     let child = supervise::run(task)?;
     if child.lines.is_empty() {
         return Err(child.why_no_answer());
     }
     let took = start.elapsed().as_millis() as u64;
-    let mut run = Run { output: child.output, took, ..Run::default() };
+    let new = || Run { output: child.output.clone(), took, ..Run::default() };
+    let mut runs = vec![new()];
+    let mut is_done = false;
     // A call that has begun and not ended is the one that it died in.
     let mut open = false;
     for line in child.lines {
+        if std::mem::take(&mut is_done) {
+            runs.push(new());
+        }
+        let Some(run) = runs.last_mut() else { break };
         match line {
             Line::Begin { call } => {
                 run.calls.push(Call { name: call, outcome: Outcome::Ok });
@@ -239,15 +261,18 @@ fn supervise(task: &Task<'_>) -> Result<Run, String> {
                     call.outcome = error.map_or(Outcome::Ok, Outcome::Error);
                 }
             }
-            other => run.lines.push(other),
+            other => {
+                is_done = matches!(other, Line::Mapped { .. });
+                run.lines.push(other);
+            }
         }
     }
-    if let Some(call) = run.calls.last_mut().filter(|_| open) {
+    if let Some(call) = runs.last_mut().and_then(|run| run.calls.last_mut()).filter(|_| open) {
         call.outcome = match child.end {
             supervise::End::Deadline => Outcome::TimedOut(task.deadline.as_millis() as u64),
             supervise::End::Signal(number) => Outcome::Died(Death::Signal(number)),
             supervise::End::Exit(status) => Outcome::Died(Death::Exit(status)),
         };
     }
-    Ok(run)
+    Ok(runs)
 }
