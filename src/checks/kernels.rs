@@ -248,9 +248,9 @@ fn lacks(facts: &Facts, kernels: &Kernels, module: &Module, gpu: &Gpu, id: &str)
             )
         }
         ("arch-a-suffix", _) => {
-            format!("{name} has code for one architecture alone: {has}; this is a {}", gpu.describe())
+            format!("{name} has nothing for a {}: its code is for one architecture alone, {has}", gpu.describe())
         }
-        _ => format!("{name} has {has} only; this is a {}", gpu.describe()),
+        _ => format!("{name} has no code for a {}, only {has}", gpu.describe()),
     };
     let mut found = finding(id, &module.path, message);
     found.user_sees = Some(match id {

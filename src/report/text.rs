@@ -252,7 +252,8 @@ pub(super) fn plural(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
-/// The first `bytes` bytes of `text`, at a character boundary, with an ellipsis where something was cut.
+/// The first `bytes` bytes of `text` at most, up to the end of a clause or of a word where that leaves the half of them,
+/// with an ellipsis where something was cut.
 pub fn cut(text: &str, bytes: usize) -> String {
     let text = text.lines().next().unwrap_or("");
     if text.len() <= bytes {
@@ -262,7 +263,12 @@ pub fn cut(text: &str, bytes: usize) -> String {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}…", &text[..end])
+    let start = &text[..end];
+    let half = |at: &usize| *at > bytes / 2;
+    let clause = ["; ", ": ", ", "].iter().filter_map(|mark| start.rfind(mark)).max();
+    let word = || start.rfind(' ').filter(half);
+    let at = clause.filter(half).or_else(word).unwrap_or(end);
+    format!("{}…", &start[..at])
 }
 
 #[cfg(test)]
@@ -287,5 +293,10 @@ mod tests {
         assert_eq!(cut("short", 80), "short");
         assert_eq!(cut(&"é".repeat(50), 80).len(), 79);
         assert_eq!(cut("first\nsecond", 80), "first");
+        assert_eq!(
+            cut("NOT READY  drv-absent: no GPU was given: neither a driver nor a node", 50),
+            "NOT READY  drv-absent: no GPU was given…"
+        );
+        assert_eq!(cut("a path of several words that goes on", 30), "a path of several words…");
     }
 }
