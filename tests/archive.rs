@@ -180,7 +180,9 @@ fn image() -> (Built, Image) {
     file(&mut upper, shown.with_file_name(name).to_str().unwrap(), b"");
     fs::remove_file(&gone).unwrap();
     link(&mut upper, tar::EntryType::Link, "opt/hard", &format!("{HIDDEN}/new"));
+    fs::hard_link(root.join(HIDDEN).join("new"), root.join("opt/hard")).unwrap();
     link(&mut upper, tar::EntryType::Symlink, "opt/soft", "/opt/hard");
+    std::os::unix::fs::symlink("/opt/hard", root.join("opt/soft")).unwrap();
     let image = Image::new(vec![lower.into_inner().unwrap(), upper.into_inner().unwrap()]);
     (built, image)
 }
@@ -242,6 +244,84 @@ fn a_tar_file_of_a_root_is_an_image_too() {
     let path = dir.path().join("root.tar");
     fs::write(&path, archive.into_inner().unwrap()).unwrap();
     assert_eq!(report(&path, &["torch"]), report(&built.root(), &["torch"]));
+}
+
+/// What `size` says, as JSON.
+fn size(root: &Path) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
+    let output = command.args(["size", "--format", "json", "--python", PYTHON, "--root"]).arg(root).output().unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("no report ({e}): {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn the_size_of_every_form_is_that_of_the_unpacked_tree() {
+    let (built, image) = image();
+    let dir = tempfile::tempdir().unwrap();
+    let whole = size(&built.root());
+    for form in forms(&image, dir.path()) {
+        let told = size(&form);
+        for key in ["apparent_bytes", "files", "directories", "workload"] {
+            assert_eq!(told[key], whole[key], "{key} of {}", form.display());
+        }
+        let files = |kinds: &Value| -> BTreeSet<(String, u64)> {
+            let kinds = kinds.as_array().unwrap().iter();
+            kinds.map(|k| (k["kind"].as_str().unwrap().to_owned(), k["files"].as_u64().unwrap())).collect()
+        };
+        assert_eq!(files(&told["kinds"]), files(&whole["kinds"]), "{}", form.display());
+        assert_eq!(told["layers"]["count"], 2);
+    }
+    assert_eq!(whole["layers"], Value::Null);
+}
+
+#[test]
+fn what_layers_hide_is_counted() {
+    const MB: usize = 1_000_000;
+    let layer = |files: &[(&str, usize)]| {
+        let mut layer = tar::Builder::new(Vec::new());
+        files.iter().for_each(|(path, megabytes)| file(&mut layer, path, &vec![0; megabytes * MB]));
+        layer.into_inner().unwrap()
+    };
+    let image = Image::new(vec![
+        layer(&[("opt/again", 3), ("opt/gone/x", 2), ("opt/kept", 1), ("opt/back", 2)]),
+        layer(&[("opt/again", 1), ("opt/.wh.gone", 0), ("opt/.wh.back", 0)]),
+        layer(&[("opt/back", 2)]),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    for form in forms(&image, dir.path()) {
+        let told = size(&form);
+        // Versions and removals: again 3 + 1, gone 2 + 2, kept 1, back 2 + 2 + 2; the smallest of each: 1, 2, 1, 2.
+        let expected = json!({
+            "count": 3, "bytes": 11 * MB, "hidden_bytes": 7 * MB, "efficiency_percent": 6 * 100 / 15,
+        });
+        assert_eq!(told["layers"], expected, "{}", form.display());
+        assert_eq!(told["apparent_bytes"], 4 * MB);
+        let found = told["findings"].as_array().unwrap().iter().find(|f| f["id"] == "size-lower-layers").unwrap();
+        assert_eq!((&found["bytes"], &found["can_go"]), (&json!(7 * MB), &json!(false)));
+        let places: Vec<&str> =
+            found["evidence"].as_array().unwrap().iter().map(|e| e["value"].as_str().unwrap()).collect();
+        assert_eq!(
+            places,
+            ["/opt/again (3.0 MB, by layer 2)", "/opt/back (2.0 MB, by layer 2)", "/opt/gone/x (2.0 MB, by layer 2)"]
+        );
+    }
+}
+
+#[test]
+fn the_configuration_tells_of_root_and_of_health() {
+    let ids = |config: Value| -> BTreeSet<String> {
+        let mut image = Image::new(vec![layer_of_nothing()]);
+        image.config["config"] = config;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.tar");
+        fs::write(&path, image.docker(Compression::None)).unwrap();
+        size(&path)["findings"].as_array().unwrap().iter().map(|f| f["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let both = BTreeSet::from(["sec-no-healthcheck".to_owned(), "sec-root".to_owned()]);
+    assert_eq!(ids(json!({})), both);
+    assert_eq!(ids(json!({"Healthcheck": {"Test": ["NONE"]}, "User": "0"})), both);
+    let told = json!({"Healthcheck": {"Test": ["CMD", "mldoctor", "health"]}, "User": "65532:65532"});
+    assert_eq!(ids(told), BTreeSet::new());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::image::Tree;
+use crate::image::{Layers, Tree};
 
 /// What a file is, by its name and place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,4 +138,8 @@ pub struct Size {
     pub cuda: Option<String>,
     /// Whether this is one of NVIDIA's framework images.
     pub ngc: bool,
+    /// What the layers of the image hide, where it is in an archive.
+    pub layers: Option<Layers>,
+    /// Whether the image has a `HEALTHCHECK`, where that is known.
+    pub has_healthcheck: Option<bool>,
 }

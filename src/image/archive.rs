@@ -26,7 +26,7 @@ use super::tar::{self, Entry, Kind, Stream};
 use crate::structured;
 
 /// Largest file that is kept of a compressed layer and is not ELF, in bytes.
-const KEPT: u64 = 64 << 20;
+pub const KEPT: u64 = 64 << 20;
 /// What a compressed layer may unpack to, in bytes: a few times more than the largest images.
 const MAX_UNPACKED: u64 = 256 << 30;
 /// Entries of all layers together.
@@ -71,6 +71,68 @@ pub struct Config {
     pub directory: Option<PathBuf>,
     /// `Entrypoint` and `Cmd`.
     pub command: Vec<String>,
+    /// Whether there is a `Healthcheck` (Docker's own; the OCI specification has none).
+    pub has_healthcheck: bool,
+}
+
+/// What the layers of an image hold that later ones replace or remove: it is pulled and stored, and nobody sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// Number of layers.
+    pub count: usize,
+    /// Bytes in the files of all layers.
+    pub bytes: u64,
+    /// Bytes in the files that are seen.
+    pub seen: u64,
+    /// Bytes of files at the time of their removal.
+    removed: u64,
+    /// Paths that several layers write or remove.
+    pub written_again: BTreeMap<PathBuf, Versions>,
+}
+
+/// What became of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// Bytes of all versions, and again those of each that was removed.
+    all: u64,
+    /// Bytes of the smallest.
+    least: u64,
+    /// Bytes of those that are not seen.
+    pub hidden: u64,
+    /// The layer that hid the last, from 1.
+    pub by: usize,
+}
+
+impl Layers {
+    /// Bytes that are not seen.
+    pub fn hidden(&self) -> u64 {
+        self.bytes.saturating_sub(self.seen)
+    }
+
+    /// Per cent: what the smallest version of each path takes, of what all versions and removals take, as dive has it
+    /// (`dive/filetree/efficiency.go`). Of a directory that is removed, each file counts by itself.
+    pub fn efficiency(&self) -> u64 {
+        let all = self.bytes + self.removed;
+        let excess: u64 = self.written_again.values().map(|v| v.all - v.least).sum();
+        all.saturating_sub(excess).saturating_mul(100).checked_div(all).unwrap_or(100)
+    }
+
+    /// A file of `old` bytes is replaced by one of `new`, or removed.
+    fn hide(&mut self, path: &Path, old: u64, new: Option<u64>, layer: usize) {
+        let fresh = Versions { all: old, least: old, hidden: 0, by: 0 };
+        let known = self.written_again.entry(path.to_owned()).or_insert(fresh);
+        (known.hidden, known.by) = (known.hidden + old, layer + 1);
+        if new.is_none() {
+            self.removed += old;
+        }
+        known.add(new.unwrap_or(old));
+    }
+}
+
+impl Versions {
+    fn add(&mut self, bytes: u64) {
+        (self.all, self.least) = (self.all + bytes, self.least.min(bytes));
+    }
 }
 
 /// The files of an image.
@@ -79,11 +141,14 @@ pub struct Tree {
     /// Where contents lie: first what was kept of compressed layers, then archives and layers as they are.
     blobs: Vec<Mapping>,
     entries: usize,
+    layers: Layers,
 }
 
 struct Node {
     stat: Stat,
     what: What,
+    /// It has, or had, more than one name.
+    linked: bool,
 }
 
 enum What {
@@ -112,7 +177,7 @@ struct Kept {
 ///
 /// # Errors
 /// It is neither, or no image that can be examined.
-pub fn open(path: &Path) -> Result<(Tree, Config), ArchiveError> {
+pub fn open(path: &Path) -> Result<(Tree, Option<Config>), ArchiveError> {
     if path.is_dir() {
         return open_image(&Rootfs::open_root(path)?);
     }
@@ -127,12 +192,12 @@ pub fn open(path: &Path) -> Result<(Tree, Config), ArchiveError> {
     let outer = Tree::stack(vec![("of the archive".into(), bytes)])?;
     let root = |name| outer.find(Path::new(name)).is_ok();
     if root("/manifest.json") || root("/index.json") {
-        return open_image(&Rootfs::of_tree(path, outer, Config::default()));
+        return open_image(&Rootfs::of_tree(path, outer, None));
     }
     if !["/usr", "/etc", "/bin", "/lib", "/opt"].into_iter().any(root) {
         return image_error("an archive with neither an image nor a root file system in it");
     }
-    Ok((outer, Config::default()))
+    Ok((outer, None))
 }
 
 /// Whether a directory is an OCI layout (image-layout.md of the OCI image specification).
@@ -152,7 +217,7 @@ fn compression(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn open_image(blobs: &Rootfs) -> Result<(Tree, Config), ArchiveError> {
+fn open_image(blobs: &Rootfs) -> Result<(Tree, Option<Config>), ArchiveError> {
     let manifest = Path::new("/manifest.json");
     let (config, layers) = if blobs.is_file(manifest) { docker(&json(blobs, manifest)?)? } else { oci(blobs)? };
     let config = json(blobs, &config)?;
@@ -170,7 +235,7 @@ fn open_image(blobs: &Rootfs) -> Result<(Tree, Config), ArchiveError> {
         let (bytes, _) = blobs.map(&path).or_else(|e| image_error(format!("layer {name}: {e}")))?;
         stack.push((name, bytes));
     }
-    Ok((Tree::stack(stack)?, Config::read(&config["config"])))
+    Ok((Tree::stack(stack)?, Some(Config::read(&config["config"]))))
 }
 
 /// Go's name of this processor, which images use.
@@ -246,6 +311,7 @@ impl Config {
             user: text(&config["User"]),
             directory: text(&config["WorkingDir"]).map(PathBuf::from),
             command: [texts(&config["Entrypoint"]), texts(&config["Cmd"])].concat(),
+            has_healthcheck: config["Healthcheck"]["Test"][0].as_str().is_some_and(|kind| kind != "NONE"),
         }
     }
 }
@@ -253,7 +319,9 @@ impl Config {
 impl Tree {
     /// Puts layers on top of each other, lowest first.
     fn stack(layers: Vec<(String, Mapping)>) -> Result<Self, ArchiveError> {
-        let mut tree = Self { nodes: Vec::new(), blobs: vec![Mapping::default()], entries: 0 };
+        let mut tree =
+            Self { nodes: Vec::new(), blobs: vec![Mapping::default()], entries: 0, layers: Layers::default() };
+        tree.layers.count = layers.len();
         tree.add(Stat::of_tree(FileType::Directory, 0o755), What::Dir(BTreeMap::new()));
         let mut kept = Kept::default();
         for (number, (name, bytes)) in layers.into_iter().enumerate() {
@@ -261,6 +329,7 @@ impl Tree {
             tree.apply(&bytes, number, &mut kept).map_err(|e| ArchiveError::Layer(name, e))?;
         }
         tree.blobs[0] = kept.map().map_err(|e| ArchiveError::Image(e.to_string()))?;
+        tree.layers.seen = tree.seen();
         Ok(tree)
     }
 
@@ -295,10 +364,11 @@ impl Tree {
         };
         let dir = self.directory(path.parent().unwrap_or(Path::new("")), layer)?;
         if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
-            self.hide(dir, hidden, layer);
+            self.hide(dir, &path, hidden, layer);
             return stream.skip(entry.size);
         }
         let old = self.names(dir).get(&*name).copied();
+        self.count(&path, &entry, old, layer);
         if entry.kind == Kind::Dir
             && let Some(old) = old
             && matches!(self.nodes[old.node].what, What::Dir(_))
@@ -312,6 +382,7 @@ impl Tree {
         let node = match entry.kind {
             Kind::HardLink => {
                 let target = self.hard_link(&entry.link)?;
+                self.nodes[target].linked = true;
                 stream.skip(entry.size)?;
                 target
             }
@@ -347,36 +418,77 @@ impl Tree {
         }
     }
 
-    /// A whiteout: what lower layers have under this name is gone, or with `.wh..opq` all that they have here.
-    fn hide(&mut self, dir: usize, name: &[u8], layer: usize) {
+    /// A whiteout at `path`: what lower layers have under this name is gone, or with `.wh..opq` all that they have here.
+    fn hide(&mut self, dir: usize, path: &Path, name: &[u8], layer: usize) {
+        let parent = path.parent().unwrap_or(Path::new(""));
         if name == b".wh..opq" {
-            self.prune(dir, layer);
+            self.prune(dir, parent, layer);
         } else if !name.starts_with(b".wh.") {
             let name = OsStr::from_bytes(name);
             let Some(old) = self.names(dir).get(name).copied() else { return };
-            if old.layer < layer && self.is_lower(old.node, layer) {
+            if old.layer < layer && self.is_lower(old.node, &parent.join(name), layer) {
                 self.remove_name(dir, name);
             }
         }
     }
 
-    /// Takes away everything in a directory that is not of this layer.
-    fn prune(&mut self, dir: usize, layer: usize) {
+    /// Takes away everything in the directory at `path` that is not of this layer.
+    fn prune(&mut self, dir: usize, path: &Path, layer: usize) {
         let names: Vec<(Box<OsStr>, Name)> = self.names(dir).iter().map(|(n, at)| (n.clone(), *at)).collect();
         for (name, at) in names {
-            if at.layer < layer && self.is_lower(at.node, layer) {
+            if at.layer < layer && self.is_lower(at.node, &path.join(&*name), layer) {
                 self.remove_name(dir, &name);
             }
         }
     }
 
     /// Whether nothing of this layer would go with it; what is of lower layers in a directory goes.
-    fn is_lower(&mut self, node: usize, layer: usize) -> bool {
-        if !matches!(self.nodes[node].what, What::Dir(_)) {
-            return true;
+    fn is_lower(&mut self, node: usize, path: &Path, layer: usize) -> bool {
+        match self.nodes[node].what {
+            What::Dir(_) => {
+                self.prune(node, path, layer);
+                self.names(node).is_empty()
+            }
+            What::File { .. } => {
+                self.layers.hide(path, self.nodes[node].stat.size, None, layer);
+                true
+            }
+            What::Link(_) | What::Special => true,
         }
-        self.prune(node, layer);
-        self.names(node).is_empty()
+    }
+
+    /// Counts what an entry brings, and what it puts in the place of.
+    fn count(&mut self, path: &Path, entry: &Entry, old: Option<Name>, layer: usize) {
+        let new = (entry.kind == Kind::File).then_some(entry.size);
+        self.layers.bytes += new.unwrap_or(0);
+        match old.filter(|old| old.layer < layer) {
+            Some(old) => match self.nodes[old.node].what {
+                What::File { .. } => self.layers.hide(path, self.nodes[old.node].stat.size, new, layer),
+                What::Dir(_) if entry.kind != Kind::Dir => self.prune(old.node, path, layer),
+                _ => {}
+            },
+            // What was removed before comes back.
+            None => {
+                if let (Some(known), Some(new)) = (self.layers.written_again.get_mut(path), new) {
+                    known.add(new);
+                }
+            }
+        }
+    }
+
+    /// Bytes in the files that have a name.
+    fn seen(&self) -> u64 {
+        let mut is_seen = vec![false; self.nodes.len()];
+        let (mut open, mut bytes) = (vec![0], 0);
+        while let Some(at) = open.pop() {
+            match &self.nodes[at].what {
+                _ if std::mem::replace(&mut is_seen[at], true) => {}
+                What::Dir(names) => open.extend(names.values().map(|name| name.node)),
+                What::File { .. } => bytes += self.nodes[at].stat.size,
+                What::Link(_) | What::Special => {}
+            }
+        }
+        bytes
     }
 
     /// The directory of an entry, through links of lower layers. One that no entry made is made.
@@ -426,7 +538,7 @@ impl Tree {
 
     fn add(&mut self, mut stat: Stat, what: What) -> usize {
         stat.id = FileId { dev: 0, ino: self.nodes.len() as u64 + 1 };
-        self.nodes.push(Node { stat, what });
+        self.nodes.push(Node { stat, what, linked: false });
         self.nodes.len() - 1
     }
 
@@ -489,13 +601,52 @@ impl Tree {
     pub(super) fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
         let node = self.find(path)?;
         let What::Dir(names) = &node.what else { return Err(FileError::NotFound) };
-        let kind = |at: &Name| match self.nodes[at.node].what {
-            What::Dir(_) => EntryKind::Dir,
-            What::File { .. } => EntryKind::File,
-            What::Link(_) => EntryKind::Link,
-            What::Special => EntryKind::Special,
-        };
+        let kind = |at: &Name| self.nodes[at.node].what.kind();
         Ok(names.iter().map(|(name, at)| DirEntry { name: name.clone().into_os_string(), kind: kind(at) }).collect())
+    }
+
+    /// The entries of a directory with what is said of each. An archive has no blocks: a file occupies what is in it.
+    pub(super) fn entries(&self, path: &Path) -> Result<Vec<super::tree::Entry>, FileError> {
+        let node = self.find(path)?;
+        let What::Dir(names) = &node.what else { return Err(FileError::NotFound) };
+        Ok(names.iter().map(|(name, at)| self.nodes[at.node].entry(name)).collect())
+    }
+
+    /// The root directory.
+    pub(super) fn root_entry(&self) -> super::tree::Entry {
+        self.nodes[0].entry(OsStr::new("."))
+    }
+
+    /// What its layers hide.
+    pub(super) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+}
+
+impl What {
+    fn kind(&self) -> EntryKind {
+        match self {
+            Self::Dir(_) => EntryKind::Dir,
+            Self::File { .. } => EntryKind::File,
+            Self::Link(_) => EntryKind::Link,
+            Self::Special => EntryKind::Special,
+        }
+    }
+}
+
+impl Node {
+    fn entry(&self, name: &OsStr) -> super::tree::Entry {
+        let kind = self.what.kind();
+        super::tree::Entry {
+            name: name.to_owned(),
+            kind,
+            mode: self.stat.mode,
+            links: if self.linked { 2 } else { 1 },
+            size: self.stat.size,
+            allocated: if kind == EntryKind::File { self.stat.size } else { 0 },
+            id: self.stat.id,
+            is_mount: false,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod tar;
 pub mod tree;
 pub mod user;
 
+pub use archive::Layers;
 pub use map::Mapping;
 pub use rootfs::{DirEntry, EntryKind, FileError, FileId, Opened, Rootfs, Stamp, Stat};
 pub use tree::Tree;

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use serde::{Deserialize, Serialize};
 
-use super::archive::{self, ArchiveError, Config, Tree};
+use super::archive::{self, ArchiveError, Config, Layers, Tree};
 use super::map::Mapping;
 use super::tree::Entry;
 
@@ -233,7 +233,7 @@ enum Source {
         /// Whether the root is the process's own `/`.
         is_host: bool,
     },
-    Archive(Tree, Config),
+    Archive(Box<Tree>, Option<Config>),
 }
 
 /// A regular file that was opened.
@@ -308,11 +308,11 @@ impl Rootfs {
         Ok(Self::open_root(path)?)
     }
 
-    pub(super) fn of_tree(outside: &Path, tree: Tree, config: Config) -> Self {
+    pub(super) fn of_tree(outside: &Path, tree: Tree, config: Option<Config>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 outside: outside.to_owned(),
-                source: Source::Archive(tree, config),
+                source: Source::Archive(Box::new(tree), config),
                 dirs: Mutex::new(FxHashMap::default()),
                 looked_at: Mutex::new(FxHashSet::default()),
             }),
@@ -322,7 +322,15 @@ impl Rootfs {
     /// How the image is started, where an archive says it.
     pub fn config(&self) -> Option<&Config> {
         match &self.inner.source {
-            Source::Archive(_, config) => Some(config),
+            Source::Archive(_, config) => config.as_ref(),
+            Source::Directory { .. } => None,
+        }
+    }
+
+    /// What the layers of an archive hide.
+    pub fn layers(&self) -> Option<&Layers> {
+        match &self.inner.source {
+            Source::Archive(tree, _) => Some(tree.layers()),
             Source::Directory { .. } => None,
         }
     }
@@ -604,7 +612,7 @@ impl Rootfs {
     pub fn root_entry(&self) -> Result<Entry, FileError> {
         match &self.inner.source {
             Source::Directory { root, .. } => Ok(entry(root, c".")?),
-            Source::Archive(..) => Err(FileError::Other(Errno::OPNOTSUPP)),
+            Source::Archive(tree, _) => Ok(tree.root_entry()),
         }
     }
 
@@ -614,6 +622,9 @@ impl Rootfs {
     /// # Errors
     /// As `opendir(3)`.
     pub fn entries(&self, resolved: &Path) -> Result<Vec<Entry>, FileError> {
+        if let Source::Archive(tree, _) = &self.inner.source {
+            return tree.entries(resolved);
+        }
         let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
         let mut names = RawDir::new(&fd, &mut buffer);

@@ -78,13 +78,16 @@ impl Whole<'_> {
         let line = self.verdict_line();
         let (start, rest) = line.split_once(',').unwrap_or((&line, ""));
         let _ = writeln!(out, "{},{rest}\n", start.bold());
-        let about = format!(
-            "{} bytes on disk, {} in {}; {}",
-            exact(r.bytes),
-            exact(r.apparent),
-            plural(self.size.tree.files.len(), "file"),
-            r.base.words().unwrap_or_else(|| "no distribution recognised".into()),
-        );
+        let files = plural(self.size.tree.files.len(), "file");
+        let base = r.base.words().unwrap_or_else(|| "no distribution recognised".into());
+        let about = match &self.size.layers {
+            // An archive has no blocks.
+            Some(layers) => {
+                let layers = plural(layers.count, "layer");
+                format!("{} bytes in {files} of {layers}; {base}", exact(r.apparent))
+            }
+            None => format!("{} bytes on disk, {} in {files}; {base}", exact(r.bytes), exact(r.apparent)),
+        };
         paragraph(&mut out, "", &about, width);
         for (path, why) in &self.size.tree.unread {
             paragraph(&mut out, "not read", &format!("{}: {why}", path.display()), width);
@@ -248,6 +251,12 @@ impl Whole<'_> {
             "directories": tree.dirs.len(),
             "unread": tree.unread.iter().map(|(path, why)| json!({"path": shown(path), "why": why})).collect::<Vec<_>>(),
             "mounts": tree.mounts.iter().map(shown).collect::<Vec<_>>(),
+            "layers": self.size.layers.as_ref().map(|layers| json!({
+                "count": layers.count,
+                "bytes": layers.bytes,
+                "hidden_bytes": layers.hidden(),
+                "efficiency_percent": layers.efficiency(),
+            })),
             "base": {"os": r.base.os, "cuda": cuda, "conda": conda, "ngc": r.base.ngc},
             "kinds": r.kinds.iter().map(|(k, sum)| with(sum, json!({"kind": k.name()}))).collect::<Vec<_>>(),
             "packages": r.packages.iter().map(package).collect::<Vec<_>>(),

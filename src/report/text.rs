@@ -265,7 +265,7 @@ pub fn cut(text: &str, bytes: usize) -> String {
     }
     let start = &text[..end];
     let half = |at: &usize| *at > bytes / 2;
-    let clause = ["; ", ": ", ", "].iter().filter_map(|mark| start.rfind(mark)).max();
+    let clause = ["; ", ": "].iter().filter_map(|mark| start.rfind(mark)).max();
     let word = || start.rfind(' ').filter(half);
     let at = clause.filter(half).or_else(word).unwrap_or(end);
     format!("{}…", &start[..at])

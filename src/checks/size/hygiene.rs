@@ -28,6 +28,19 @@ pub fn credentials(seen: &Seen<'_>) -> Vec<Candidate> {
     found(candidate)
 }
 
+/// Docker does not ask how the workload is.
+pub fn healthcheck(seen: &Seen<'_>) -> Vec<Candidate> {
+    let mut candidate = Candidate::new("HEALTHCHECK", "the image has no HEALTHCHECK");
+    if seen.size.has_healthcheck == Some(false) {
+        candidate.places.insert("configuration of the image".into(), Vec::new());
+    }
+    candidate.fix = Fix::dockerfile(
+        "let Docker ask; Kubernetes has probes of its own",
+        r#"HEALTHCHECK --interval=10s --timeout=2s CMD ["mldoctor", "health"]"#,
+    );
+    found(candidate)
+}
+
 /// The user is root.
 pub fn root(seen: &Seen<'_>) -> Vec<Candidate> {
     let mut candidate = Candidate::new("user", "the workload runs as root");

@@ -9,6 +9,7 @@ mod building;
 mod caches;
 mod cuda;
 mod hygiene;
+mod layers;
 mod surplus;
 
 use std::cmp::Reverse;
@@ -155,7 +156,9 @@ static RULES: &[Rule] = &[
     Rule { id: "size-debug", find: surplus::debug },
     Rule { id: "size-duplicates", find: surplus::duplicates },
     Rule { id: "size-bytecode", find: surplus::bytecode },
+    Rule { id: "size-lower-layers", find: layers::hidden },
     Rule { id: "sec-credentials", find: hygiene::credentials },
+    Rule { id: "sec-no-healthcheck", find: hygiene::healthcheck },
     Rule { id: "sec-root", find: hygiene::root },
     Rule { id: "sec-setuid", find: hygiene::setuid },
     Rule { id: "sec-world-writable", find: hygiene::world_writable },

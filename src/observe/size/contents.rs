@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::in_python_packages;
 use crate::facts::size::{Kind, Size};
+use crate::image::archive::KEPT;
 use crate::image::{EntryKind, FileId, Rootfs};
 use crate::parallel;
 
@@ -56,9 +57,11 @@ fn debug_bytes(data: &[u8]) -> Option<u64> {
 pub fn copies(rootfs: &Rootfs, size: &Size) -> Vec<Vec<usize>> {
     let mut by_size: FxHashMap<u64, Vec<usize>> = FxHashMap::default();
     let mut seen: BTreeSet<FileId> = BTreeSet::new();
+    // Of what is larger, an archive may have kept only the beginning.
+    let most = if rootfs.layers().is_some() { KEPT } else { u64::MAX };
     for (at, file) in size.tree.files.iter().enumerate() {
         let entry = &file.entry;
-        if entry.kind == EntryKind::File && entry.size >= MIN_COPY && entry.allocated > 0 {
+        if entry.kind == EntryKind::File && (MIN_COPY..=most).contains(&entry.size) && entry.allocated > 0 {
             if entry.links > 1 && !seen.insert(entry.id) {
                 continue;
             }

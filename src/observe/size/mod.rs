@@ -46,11 +46,15 @@ pub fn observe(request: Request) -> Result<(Facts, Size), Error> {
     let root = request.root.clone();
     let examination = Examination::open(request)?;
     let rootfs = examination.rootfs.clone();
+    // An image that names no user runs as root.
+    let uid = uid.or_else(|| rootfs.config().map(|_| 0));
     let (facts, size) = parallel::join(|| examination.observe(), || look(&rootfs));
     let mut size = size.map_err(|e| Error::Root(root, e.into()))?;
     let mapped: BTreeSet<&str> = facts.subjects.iter().flat_map(|s| &s.mapped).map(|m| m.path.as_str()).collect();
     size.named_by = contents::naming(&rootfs, &size, &mapped);
     size.uid = uid;
+    size.layers = rootfs.layers().cloned();
+    size.has_healthcheck = rootfs.config().map(|config| config.has_healthcheck);
     size.secrets.extend(variables);
     size.ngc = ngc || size.tree.file_at(Path::new("/etc/shinit_v2")).is_some();
     Ok((facts, size))
