@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: the static files that are shipped, with the promises that they must keep.
+//! `cargo xtask dist`: the static files that are shipped, with the promises that they must keep, and their manual.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use anyhow::{Context, bail, ensure};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_DYNAMIC, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
+
+use crate::manual;
 
 /// Largest shipped file, in bytes.
 const MAX_SIZE: u64 = 3_450_000;
@@ -24,6 +26,7 @@ pub fn run() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_owned();
     let dist = root.join("dist");
     fs::create_dir_all(&dist)?;
+    manual::write(&dist)?;
     for arch in ARCHITECTURES {
         let probe = build_probe(&root, arch)?;
         check_probe(&probe)?;
