@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
 use crate::cli::Cli;
 use crate::image::{FileError, Rootfs};
 use crate::observe;
+use crate::suggestion::{nearest, slip};
 
 /// Where the file is unless `--config` names another.
 pub const PATH: &str = "/etc/mldoctor.toml";
@@ -29,8 +31,6 @@ const OF_IMAGE: [&str; 3] = ["workload", "require", "python"];
 const NOT_SETTINGS: [&str; 3] = ["config", "root", "facts"];
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
-/// How alike two names must be to be taken for a slip, as clap has it for options.
-const ALIKE: f64 = 0.7;
 
 /// Reads the command line with all that is set elsewhere.
 ///
@@ -39,6 +39,7 @@ const ALIKE: f64 = 0.7;
 pub fn parse(arguments: &[OsString], variable: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<Cli> {
     let command = Cli::command();
     let typed = command.clone().try_get_matches_from(arguments)?;
+    let slip = mistyped(&command, &typed);
     let (name, of_command) = typed.subcommand().unwrap_or(("check", &typed));
     if !commands(&command).iter().any(|c| c.get_name() == name) {
         return Ok(Cli::from_arg_matches(&typed)?);
@@ -68,10 +69,19 @@ pub fn parse(arguments: &[OsString], variable: &dyn Fn(&str) -> Option<OsString>
         defaults.try_get_matches_from(arguments)?
     };
     let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.check.slip = slip;
     if let Some(subject) = cli.subject_mut() {
         subject.opened = image.map(|image| image.rootfs);
     }
     Ok(cli)
+}
+
+/// The command that the first word may have been meant for, where no command is named.
+fn mistyped(command: &Command, typed: &ArgMatches) -> Option<String> {
+    let is_typed = typed.value_source("targets") == Some(ValueSource::CommandLine) && typed.subcommand().is_none();
+    let first = typed.get_many::<String>("targets").filter(|_| is_typed)?.next()?;
+    let shown = command.get_subcommands().filter(|c| !c.is_hide_set()).map(Command::get_name);
+    slip(first, shown).map(str::to_owned)
 }
 
 /// One thing that is set.
@@ -285,11 +295,6 @@ fn options(command: &Command) -> impl Iterator<Item = &Arg> {
 
 fn option<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
     options(command).find(|a| key(a) == name)
-}
-
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    let best = known.map(|k| (strsim::jaro(name, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(alike, _)| *alike > ALIKE).map_or_else(String::new, |(_, k)| format!("; is {k} meant?"))
 }
 
 #[cfg(test)]

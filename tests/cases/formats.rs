@@ -34,7 +34,7 @@ pub fn check(facts: &Facts, report: &Report) -> Vec<String> {
     if npd.trim_end().len() > 80 || npd.lines().count() != 1 {
         wrong.push(format!("npd: {npd:?}"));
     }
-    let termination = termination_log::render(&answer);
+    let termination = termination_log::render(facts, report);
     if termination.len() > 4096 {
         wrong.push(format!("termination log: {} bytes", termination.len()));
     }
