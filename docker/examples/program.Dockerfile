@@ -13,7 +13,7 @@ FROM ${DEVEL_IMAGE} AS builder
 WORKDIR /src
 COPY program/ ./
 ARG CUDA_ARCH="-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]"
-RUN nvcc -O2 ${CUDA_ARCH} -o /server server.cu -lcublas
+RUN nvcc -O2 --cudart shared ${CUDA_ARCH} -o /server server.cu -lcublas
 
 FROM ${BASE_IMAGE} AS prod
 COPY --from=builder /server /app/server
