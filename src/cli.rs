@@ -216,6 +216,9 @@ pub struct Check {
     /// Print nothing; the exit code is the answer
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
+    /// The command that the first target may have been meant for, where no command is named.
+    #[arg(skip)]
+    pub slip: Option<String>,
 }
 
 /// Arguments of `health`.
@@ -256,6 +259,9 @@ pub struct Exec {
     /// Give the workload MLDOCTOR_VERDICT and MLDOCTOR_FINDINGS
     #[arg(long)]
     pub export: bool,
+    /// Where the kubelet wants the reason if the workload is not started, at most 4,096 bytes, if the file is there
+    #[arg(long, value_name = "PATH", default_value = termination_log::DEFAULT_PATH)]
+    pub termination_log: PathBuf,
     /// Print nothing where the workload is ready
     #[arg(short, long)]
     pub quiet: bool,

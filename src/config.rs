@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
 use crate::cli::Cli;
 use crate::image::{FileError, Rootfs};
 use crate::observe;
+use crate::suggestion::{nearest, slip};
 
 /// Where the file is unless `--config` names another.
 pub const PATH: &str = "/etc/mldoctor.toml";
@@ -29,8 +31,6 @@ const OF_IMAGE: [&str; 3] = ["workload", "require", "python"];
 const NOT_SETTINGS: [&str; 3] = ["config", "root", "facts"];
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
-/// How alike two names must be to be taken for a slip, as clap has it for options.
-const ALIKE: f64 = 0.7;
 
 /// Reads the command line with all that is set elsewhere.
 ///
@@ -39,6 +39,7 @@ const ALIKE: f64 = 0.7;
 pub fn parse(arguments: &[OsString], variable: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<Cli> {
     let command = Cli::command();
     let typed = command.clone().try_get_matches_from(arguments)?;
+    let slip = mistyped(&command, &typed);
     let (name, of_command) = typed.subcommand().unwrap_or(("check", &typed));
     if !commands(&command).iter().any(|c| c.get_name() == name) {
         return Ok(Cli::from_arg_matches(&typed)?);
@@ -54,24 +55,40 @@ pub fn parse(arguments: &[OsString], variable: &dyn Fn(&str) -> Option<OsString>
         settings.extend(file.settings(&command, name)?.into_iter().filter(|s| all || !is_of_image(s)));
     }
     let chosen = find_command(&command, name).unwrap_or(&command);
-    for option in options(chosen).filter(|o| !has_own_variable(name, o)) {
+    let mut refused = None;
+    // clap would look at a default that nobody needs, too.
+    let is_typed = |o: &Arg| of_command.value_source(o.get_id().as_str()) == Some(ValueSource::CommandLine);
+    for option in options(chosen).filter(|o| !has_own_variable(name, o) && !is_typed(o)) {
         let key = key(option);
-        let Some(value) = variable(&format!("MLDOCTOR_{}", key.to_uppercase().replace('-', "_"))) else { continue };
+        let variable_name = format!("MLDOCTOR_{}", key.to_uppercase().replace('-', "_"));
+        let Some(value) = variable(&variable_name) else { continue };
         if !value.is_empty() {
-            settings.push(Setting::of_variable(option, key, value));
+            let setting = Setting::of_variable(option, key, value);
+            refused = refused.or_else(|| Some(format!("{variable_name}: {}", refusal(chosen, &setting)?)));
+            settings.push(setting);
         }
     }
     let matches = if settings.is_empty() {
         typed
     } else {
         let defaults = settings.into_iter().fold(command, |command, setting| setting.apply(command, name));
-        defaults.try_get_matches_from(arguments)?
+        // What was typed is in order, so it is a setting that is not; clap only knows of the option that it is for.
+        defaults.try_get_matches_from(arguments).map_err(|e| refused.map_or(e.into(), anyhow::Error::msg))?
     };
     let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.check.slip = slip;
     if let Some(subject) = cli.subject_mut() {
         subject.opened = image.map(|image| image.rootfs);
     }
     Ok(cli)
+}
+
+/// The command that the first word may have been meant for, where no command is named.
+fn mistyped(command: &Command, typed: &ArgMatches) -> Option<String> {
+    let is_typed = typed.value_source("targets") == Some(ValueSource::CommandLine) && typed.subcommand().is_none();
+    let first = typed.get_many::<String>("targets").filter(|_| is_typed)?.next()?;
+    let shown = command.get_subcommands().filter(|c| !c.is_hide_set()).map(Command::get_name);
+    slip(first, shown).map(str::to_owned)
 }
 
 /// One thing that is set.
@@ -207,10 +224,11 @@ fn setting(place: &str, key: &str, value: &DeValue<'_>, of: &[&Command]) -> anyh
         bail!("{place}: {key} is {}", if many { "a list of texts" } else { "a text or a whole number" });
     };
     let setting = Setting { key: key.to_owned(), values: texts.iter().map(|t| OsString::from(&**t)).collect() };
-    let mut refusals: Vec<Option<String>> = of.iter().map(|c| refusal(c, &setting)).collect();
-    match refusals.pop().flatten() {
-        Some(why) if refusals.iter().all(Option::is_some) => bail!("{place}: {why}"),
-        _ => Ok(Some(setting)),
+    // The first command, `check`, takes most and so names most of what is possible.
+    let refusals: Option<Vec<String>> = of.iter().map(|c| refusal(c, &setting)).collect();
+    match refusals.and_then(|all| all.into_iter().next()) {
+        Some(why) => bail!("{place}: {why}"),
+        None => Ok(Some(setting)),
     }
 }
 
@@ -287,11 +305,6 @@ fn option<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
     options(command).find(|a| key(a) == name)
 }
 
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    let best = known.map(|k| (strsim::jaro(name, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(alike, _)| *alike > ALIKE).map_or_else(String::new, |(_, k)| format!("; is {k} meant?"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +333,16 @@ mod tests {
     fn refused(config: &str) -> String {
         let error = format!("{:#}", parsed(config, &[], &[]).unwrap_err());
         error.rsplit_once("c.toml").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn a_wrong_value_is_said_to_come_from_where_it_does() {
+        let wrong = [("MLDOCTOR_FORMAT", "junti")];
+        let error = parsed("", &[], &wrong).unwrap_err().to_string();
+        assert!(error.starts_with("MLDOCTOR_FORMAT: invalid value 'junti'"), "{error}");
+        assert_eq!(check("", &["--format", "npd"], &wrong).format, ReportFormat::Npd);
+        let error = refused("format = 'junti'");
+        assert!(error.starts_with(":1: invalid value 'junti'") && error.contains("junit"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::checks::{CHECKS, Cause, Failed, RECORDED, Rule};
 use crate::facts::{Facts, How, Scope, Step, StepOutcome, Subject, Weight};
 use crate::finding::{Capability, CheckOutcome, CheckResult, Finding, Report, Severity, Status, Verdict};
 use crate::loader::{Failure, ISA_TOO_LOW, LoadError};
+use crate::suggestion::nearest;
 
 /// Judges the facts.
 pub fn judge(facts: &Facts) -> Report {
@@ -80,7 +81,9 @@ pub fn judge(facts: &Facts) -> Report {
     }
     for id in &facts.target.require {
         if capabilities.iter().all(|c| c.id != *id) {
-            let mut asked = Capability::new(id, Status::Unknown, "nothing that is examined has this capability");
+            let near = nearest(id, capabilities.iter().map(|c| c.id.as_str()));
+            let why = format!("nothing that is examined has this capability{near}");
+            let mut asked = Capability::new(id, Status::Unknown, why);
             asked.required = true;
             capabilities.push(asked);
         }

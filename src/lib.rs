@@ -27,3 +27,4 @@ pub mod record;
 pub mod report;
 pub mod slim;
 pub mod structured;
+mod suggestion;

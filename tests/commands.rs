@@ -266,6 +266,56 @@ fn exec_tells_others_that_the_workload_is_about_to_start() {
     assert!(!ready.exists());
 }
 
+#[test]
+fn exec_leaves_the_reason_for_the_kubelet() {
+    let container = Container::new();
+    let log = container.path("termination-log");
+    let told = || fs::read_to_string(&log).unwrap();
+    let option = ["--termination-log", log.to_str().unwrap()];
+    let refused = |options: &[&str]| {
+        let output = container.exec(options, &["echo", "started"]);
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{output:?}");
+    };
+    fs::write(&log, "").unwrap();
+    assert!(container.exec(&option, &["true"]).status.success());
+    assert_eq!(told(), "");
+    fs::remove_file(container.path("lib/libown.so.1")).unwrap();
+    assert!(container.exec(&[&option[..], &["--report-only"]].concat(), &["true"]).status.success());
+    assert_eq!(told(), "");
+    refused(&option);
+    assert!(told().starts_with("NOT READY  lib-missing") && told().contains("bring libown.so.1 back"), "{}", told());
+    assert!(told().len() <= 4096 && !told().contains("more finding"), "{}", told());
+    fs::remove_file(&log).unwrap();
+    refused(&option);
+    assert!(!log.exists());
+}
+
+#[test]
+fn a_mistyped_name_is_answered_with_the_one_that_is_meant() {
+    let container = Container::new();
+    let refused = |words: &[&str], why: &str| {
+        let output = container.command(words).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said), (Some(2), format!("mldoctor: {why}\n")), "{words:?}");
+    };
+    refused(&["chek", "--image"], "no command chek, and no module; is check meant?");
+    refused(&["exce", "--", "./program"], "no command exce, and no module; is exec meant?");
+    refused(&["explain", "lib-cupty"], "no finding id lib-cupty; is lib-cupti meant?");
+    refused(&["check", "--skip", "gpu-lots", "./program"], "no finding id gpu-lots; is gpu-lost meant?");
+    refused(&["explain", "zzz"], "no finding id zzz; mldoctor list shows them");
+    // What stands behind a command, and what a file is called, is no slip.
+    fs::write(container.path("helth"), "").unwrap();
+    for words in [&["check", "--image", "chek"][..], &["--image", "helth"], &["--image", "torch"]] {
+        let output = container.command(words).output().unwrap();
+        assert!(output.stderr.is_empty() && output.stdout.starts_with(b"NOT READY"), "{words:?}: {output:?}");
+    }
+    let required = format!("load:{}", container.path("progam").display());
+    let words = ["check", "--image", "--format", "json", "--require", &required, "./program"];
+    let report = String::from_utf8(container.command(&words).output().unwrap().stdout).unwrap();
+    let meant = format!("capability; is load:{} meant?", container.path("program").display());
+    assert!(report.contains(&meant), "{report}");
+}
+
 /// On a machine without a driver.
 #[test]
 fn the_first_command_says_that_there_is_no_driver() {

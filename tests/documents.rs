@@ -1,12 +1,14 @@
-//! What people copy: the files of `docker/` hold in the eyes of their own tools, and the README shows what they say.
+//! What people copy, and what programs read: the files of `docker/` and the metrics hold in the eyes of their own tools,
+//! and the README shows what the files say.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use support::skip;
@@ -109,6 +111,25 @@ fn the_rest_holds_against_its_schemas() {
     let docker = project().join("docker");
     holds(&check, &["--builtin-schema", "vendor.compose-spec"], &[docker.join("compose.yaml")]);
     holds(&check, &["--builtin-schema", "vendor.github-workflows"], &[docker.join("github-workflow.yaml")]);
+}
+
+/// Of two workloads, one with a path that has every character which a label's value must escape.
+#[test]
+fn metrics_pass_promtool() {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("a\"b\\c\nd");
+    fs::copy(env!("CARGO_BIN_EXE_mldoctor"), &odd).unwrap();
+    for workload in [odd.to_str().unwrap(), "no_such_module"] {
+        let mut promtool = Command::new("promtool");
+        let promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let Ok(mut promtool) = promtool else { return skip("promtool is not installed (Debian: prometheus)") };
+        let arguments = ["check", "--image", "--format", "prometheus", workload];
+        let metrics = Command::new(env!("CARGO_BIN_EXE_mldoctor")).args(arguments).output().unwrap().stdout;
+        promtool.stdin.take().unwrap().write_all(&metrics).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}\n{}", String::from_utf8_lossy(&metrics));
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mldoctor::record::profile::Profile;
+use support::schema::schema;
 
 /// A program that does what a training script does: worker processes that import modules, a compiler as a child, a library
 /// that is opened by name, threads, and a shell with a pipe.
@@ -47,6 +48,7 @@ fn record(dir: &Path, command: &[&str]) -> (i32, Profile) {
     let mut recorder = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
     recorder.arg("record").arg("-o").arg(&file).arg("--").args(command).stdout(Stdio::null());
     let code = recorder.status().unwrap().code().unwrap();
+    assert_eq!(schema("profile", &fs::read_to_string(&file).unwrap()), [""; 0]);
     (code, Profile::read(&file).unwrap())
 }
 

@@ -13,14 +13,14 @@ FROM ${DEVEL_IMAGE} AS builder
 WORKDIR /src
 COPY program/ ./
 ARG CUDA_ARCH="-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]"
-RUN nvcc -O2 ${CUDA_ARCH} -o /server server.cu -lcublas
+RUN nvcc -O2 --cudart shared ${CUDA_ARCH} -o /server server.cu -lcublas
 
 FROM ${BASE_IMAGE} AS prod
 COPY --from=builder /server /app/server
 # cuBLAS needs cuBLASLt. The links come along, for the loader looks for the names that they have.
-COPY --from=builder /usr/local/cuda/lib64/libcudart.so.12* \
-                    /usr/local/cuda/lib64/libcublas.so.12* \
-                    /usr/local/cuda/lib64/libcublasLt.so.12* /usr/local/lib/
+COPY --from=builder /usr/local/cuda/lib64/libcudart.so.* \
+                    /usr/local/cuda/lib64/libcublas.so.* \
+                    /usr/local/cuda/lib64/libcublasLt.so.* /usr/local/lib/
 COPY --from=mldoctor / /usr/local/bin/
 RUN ldconfig && useradd --uid 10001 app
 USER 10001

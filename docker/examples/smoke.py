@@ -1,4 +1,5 @@
-"""Stands for the workload: one training step on the GPU, or on the CPU where there is none, then it serves."""
+"""Stands for the workload: one training step on the GPU, or on the CPU where there is none, then it serves.
+With --once it ends after the step: that is its smoke test."""
 
 import signal
 import sys
@@ -13,5 +14,7 @@ loss.backward()
 optimizer.step()
 print(f"one step on {device}: loss {loss.item():.3f}", flush=True)
 
+if "--once" in sys.argv:
+    sys.exit()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 signal.pause()

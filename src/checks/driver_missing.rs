@@ -73,7 +73,7 @@ fn of_capabilities(facts: &Facts, wanted: &str, id: &str, library: &str, message
 
 /// Why there is no `libcuda.so.1`.
 fn without_libcuda(facts: &Facts, has_nvml: bool) -> Finding {
-    const SEEN: &str = "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory";
+    const SEEN: &str = "libcuda.so.1: cannot open shared object file: No such file or directory";
     let node = node(facts);
     let start = |id: &str, message: &str| finding(id, "libcuda.so.1", message).sees(SEEN);
     let lies = facts

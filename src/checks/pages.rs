@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::embedded;
+use crate::suggestion::nearest;
 
 /// How much a finding matters when a required capability depends on what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,6 +53,17 @@ static PAGES: &[Page] = include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 /// All pages, sorted by id.
 pub fn all() -> &'static [Page] {
     PAGES
+}
+
+/// The page of an id that somebody typed.
+///
+/// # Errors
+/// There is no such id.
+pub fn get(id: &str) -> Result<&'static Page, String> {
+    find(id).ok_or_else(|| {
+        let near = nearest(id, PAGES.iter().map(|page| page.id));
+        format!("no finding id {id}{}", if near.is_empty() { "; mldoctor list shows them" } else { &near })
+    })
 }
 
 /// The page of a finding id.

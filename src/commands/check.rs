@@ -1,5 +1,6 @@
 //! `mldoctor check`: observe, judge, report.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -8,7 +9,7 @@ use crate::checks::pages;
 use crate::cli::Check;
 use crate::exit::Exit;
 use crate::facts::{Assumed, Facts, SCHEMA};
-use crate::finding::{Report, Severity};
+use crate::finding::{Finding, Report, Severity};
 use crate::judge::judge;
 use crate::observe::{CodeDepth, Examination};
 use crate::record::profile::Profile;
@@ -19,7 +20,7 @@ use crate::structured;
 pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     let start = Instant::now();
     for id in arguments.only.iter().chain(&arguments.skip) {
-        anyhow::ensure!(pages::find(id).is_some(), "no finding id {id:?}; mldoctor list shows them");
+        pages::get(id).map_err(anyhow::Error::msg)?;
     }
     let assumed = Assumed::from(arguments.assume.clone());
     let facts = match &arguments.facts {
@@ -39,6 +40,9 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     };
     let observed = start.elapsed();
     let mut report = judge(&facts);
+    if let (Some(command), Some(typed)) = (&arguments.slip, arguments.subject.targets.first()) {
+        anyhow::ensure!(exists(typed, &report), "no command {typed}, and no module; is {command} meant?");
+    }
     select(&mut report, &arguments);
     let judged = start.elapsed();
     let mut exit = Exit::from(report.verdict);
@@ -63,7 +67,7 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
         },
     };
     if let Some(path) = &arguments.termination_log {
-        termination_log::write(path, &termination_log::render(&answer))
+        termination_log::write(path, &termination_log::render(&facts, &report))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if !arguments.quiet {
@@ -74,7 +78,13 @@ pub fn run(arguments: Check) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {
+/// Whether there is anything of this name that somebody may have meant.
+fn exists(name: &str, report: &Report) -> bool {
+    let is_absence = |f: &Finding| f.id == "py-interpreter" || (f.id == "py-module-missing" && f.subject == name);
+    Path::new(name).exists() || !report.findings.iter().any(is_absence)
+}
+
+fn read_facts(path: &Path) -> anyhow::Result<Facts> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let facts: Facts =
         structured::from_json(text.as_bytes()).with_context(|| format!("{} is not a facts file", path.display()))?;

@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::finding::{Report, Verdict};
 use crate::judge::judge;
 use crate::observe::{CodeDepth, Examination};
-use crate::report::{self, text};
+use crate::report::{self, termination_log, text};
 
 /// Columns of the report: it ends up in a log.
 const WIDTH: usize = 100;
@@ -61,6 +61,13 @@ fn examine(arguments: &Exec) -> anyhow::Result<Report> {
     request.code = CodeDepth::Workload;
     let facts = Examination::open(request)?.observe();
     let report = judge(&facts);
+    if report.verdict == Verdict::NotReady && !arguments.report_only {
+        let reason = termination_log::render(&facts, &report);
+        if let Err(error) = termination_log::write(&arguments.termination_log, &reason) {
+            let path = arguments.termination_log.display();
+            report::error(&anyhow::Error::new(error).context(format!("cannot write {path}")));
+        }
+    }
     let told = match report.verdict {
         Verdict::Ready | Verdict::Degraded if arguments.quiet => return Ok(report),
         Verdict::Ready => text::verdict_line(&facts, &report) + "\n",

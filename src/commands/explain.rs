@@ -7,9 +7,9 @@ use crate::report::{Output, pages as render};
 
 /// Runs it.
 pub fn run(arguments: Explain) -> anyhow::Result<Exit> {
-    let Some(page) = pages::find(&arguments.id) else {
-        anyhow::bail!("no finding id {:?}; mldoctor list shows them", arguments.id);
-    };
-    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&render::explain(page))?;
+    let page = pages::get(&arguments.id).map_err(anyhow::Error::msg)?;
+    let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
+    let text = render::explain(page, out.width);
+    out.write(&text)?;
     Ok(Exit::Ready)
 }

@@ -7,10 +7,12 @@ use crate::report::{Output, pages as render};
 
 /// Runs it.
 pub fn run(arguments: List) -> anyhow::Result<Exit> {
+    let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
     let text = match arguments.format {
-        Format::Text => render::list_text(pages::all()),
+        // Who reads it from a pipe wants a line for each.
+        Format::Text => render::list_text(pages::all(), if out.is_terminal { out.width } else { usize::MAX }),
         Format::Json => render::list_json(pages::all())?,
     };
-    Output::open(arguments.print.output.as_deref(), arguments.print.color).write(&text)?;
+    out.write(&text)?;
     Ok(Exit::Ready)
 }

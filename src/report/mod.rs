@@ -108,6 +108,8 @@ pub struct Output {
     to: Option<PathBuf>,
     /// Columns of the terminal, or a default for files and pipes.
     pub width: usize,
+    /// Whether a person sees it as it comes.
+    pub is_terminal: bool,
 }
 
 /// When to use colour.
@@ -130,19 +132,19 @@ const MAX_WIDTH: usize = 100;
 impl Output {
     /// Standard output, or the file `to`.
     pub fn open(to: Option<&Path>, colour: Colour) -> Self {
-        let terminal = to.is_none() && io::stdout().is_terminal();
+        let is_terminal = to.is_none() && io::stdout().is_terminal();
         let wanted = match colour {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+            Colour::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         };
         colored::control::set_override(wanted);
-        let width = if terminal {
+        let width = if is_terminal {
             rustix::termios::tcgetwinsize(io::stdout()).map_or(DEFAULT_WIDTH, |s| usize::from(s.ws_col))
         } else {
             DEFAULT_WIDTH
         };
-        Self { to: to.map(Path::to_owned), width: width.clamp(40, MAX_WIDTH) }
+        Self { to: to.map(Path::to_owned), width: width.clamp(40, MAX_WIDTH), is_terminal }
     }
 
     /// Writes a rendered text. A reader that has gone away (a closed pipe) has seen what it wanted.

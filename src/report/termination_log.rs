@@ -10,8 +10,9 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::{Answer, plain, text};
-use crate::finding::Severity;
+use super::{plain, text};
+use crate::facts::Facts;
+use crate::finding::{Report, Severity};
 
 /// Where the kubelet has it unless the manifest says otherwise.
 pub const DEFAULT_PATH: &str = "/dev/termination-log";
@@ -21,12 +22,15 @@ const MAX_BYTES: usize = 4096;
 const MORE_BYTES: usize = 64;
 
 /// The verdict and what led to it, in at most 4,096 bytes.
-pub fn render(answer: &Answer<'_>) -> String {
-    let mut out = text::verdict_line(answer.facts, answer.report) + "\n";
-    let mut findings = answer.report.findings.iter().filter(|f| f.severity != Severity::Note);
-    while let Some(finding) = findings.next() {
-        let part = format!("\n{}: {}\n", finding.id, plain(finding));
-        let rest = findings.clone().count();
+pub fn render(facts: &Facts, report: &Report) -> String {
+    let told = report.findings.iter().filter(|f| f.severity != Severity::Note);
+    let parts: Vec<String> = told.map(|f| format!("\n{}: {}\n", f.id, plain(f))).collect();
+    fit(text::verdict_line(facts, report) + "\n", &parts)
+}
+
+/// As many parts as there is room for, the last of them as far as it goes, and how many are left.
+fn fit(mut out: String, parts: &[String]) -> String {
+    for (at, part) in parts.iter().enumerate() {
         let room = MAX_BYTES - MORE_BYTES - out.len();
         if part.len() > room {
             let mut end = room;
@@ -34,10 +38,14 @@ pub fn render(answer: &Answer<'_>) -> String {
                 end -= 1;
             }
             out += &part[..end];
-            let _ = write!(out, "…\n{rest} more findings\n");
+            out += "…\n";
+            let left = parts.len() - at - 1;
+            if left > 0 {
+                let _ = writeln!(out, "and {}", text::plural(left, "more finding"));
+            }
             break;
         }
-        out += &part;
+        out += part;
     }
     out
 }
@@ -61,6 +69,19 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_counted() {
+        let parts = |n: usize| vec!["é".repeat(500) + "\n"; n];
+        for (n, end) in [(6, "é…\nand 1 more finding\n"), (7, "é…\nand 2 more findings\n")] {
+            let text = fit("NOT READY\n".into(), &parts(n));
+            assert!(text.ends_with(end) && text.len() <= MAX_BYTES, "{text}");
+        }
+        let text = fit(String::new(), &[parts(1), vec!["long ".repeat(1000)]].concat());
+        assert!(text.ends_with("long…\n") || text.ends_with("…\n") && !text.contains("more"), "{text}");
+        let text = fit("NOT READY\n".into(), &parts(3));
+        assert!(!text.contains('…') && text.ends_with("é\n"), "{text}");
+    }
 
     #[test]
     fn it_is_written_only_where_it_is() {

@@ -209,27 +209,31 @@ pub(super) fn paragraph(out: &mut String, label: &str, text: &str, width: usize)
         let _ = writeln!(out, "{}", prefix.dimmed());
         prefix = " ".repeat(indent);
     }
-    for line in text.lines() {
-        let mut at = 0;
-        let mut row = String::new();
-        for word in line.split(' ') {
-            let len = word.chars().count();
-            if at > 0 && indent + at + 1 + len > width {
-                let _ = writeln!(out, "{}{row}", prefix.dimmed());
-                prefix = " ".repeat(indent);
-                row.clear();
-                at = 0;
-            }
-            if at > 0 {
-                row.push(' ');
-                at += 1;
-            }
-            row.push_str(word);
-            at += len;
-        }
+    for row in text.lines().flat_map(|line| rows(line, width.saturating_sub(indent))) {
         let _ = writeln!(out, "{}{row}", prefix.dimmed());
         prefix = " ".repeat(indent);
     }
+}
+
+/// A line in rows of so many columns, at least one; a longer word is left whole.
+pub(super) fn rows(line: &str, columns: usize) -> Vec<String> {
+    let mut rows = Vec::new();
+    let (mut row, mut at) = (String::new(), 0);
+    for word in line.split(' ') {
+        let len = word.chars().count();
+        if at > 0 && at + 1 + len > columns {
+            rows.push(std::mem::take(&mut row));
+            at = 0;
+        }
+        if at > 0 {
+            row.push(' ');
+            at += 1;
+        }
+        row.push_str(word);
+        at += len;
+    }
+    rows.push(row);
+    rows
 }
 
 fn checks(out: &mut String, report: &Report, width: usize) {

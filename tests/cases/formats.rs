@@ -1,8 +1,5 @@
 //! Every report in every format, read by that format's own library or schema.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use jsonschema::Validator;
@@ -11,6 +8,8 @@ use mldoctor::facts::Facts;
 use mldoctor::finding::{Report, Severity, Status};
 use mldoctor::report::{self, Answer, ReportFormat, json, termination_log};
 use serde_json::Value;
+
+use crate::support::schema::schema;
 
 /// What is wrong with the report in any format.
 pub fn check(facts: &Facts, report: &Report) -> Vec<String> {
@@ -34,12 +33,13 @@ pub fn check(facts: &Facts, report: &Report) -> Vec<String> {
     if npd.trim_end().len() > 80 || npd.lines().count() != 1 {
         wrong.push(format!("npd: {npd:?}"));
     }
-    let termination = termination_log::render(&answer);
+    let termination = termination_log::render(facts, report);
     if termination.len() > 4096 {
         wrong.push(format!("termination log: {} bytes", termination.len()));
     }
     wrong.extend(schema("report", &render(ReportFormat::Json)));
     wrong.extend(schema("facts", &serde_json::to_string(facts).unwrap()));
+    wrong.extend(schema("matrix", &report::matrix::json(facts).unwrap()));
     wrong.extend(github(&render(ReportFormat::Github), report));
     wrong.extend(junit(&render(ReportFormat::Junit), report));
     wrong.extend(sarif(&render(ReportFormat::Sarif), report));
@@ -103,36 +103,4 @@ fn sarif(text: &str, report: &Report) -> Vec<String> {
         wrong.push(format!("sarif: {} results", results.len()));
     }
     wrong
-}
-
-/// What the text has that `schemas/` does not describe. Whoever reads a report must bear with more than is described, as
-/// later versions add to it, but this version has nothing that is not described.
-pub fn schema(name: &str, text: &str) -> Vec<String> {
-    static SCHEMAS: OnceLock<BTreeMap<String, Validator>> = OnceLock::new();
-    let schemas = SCHEMAS.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
-        let read = |entry: std::io::Result<fs::DirEntry>| {
-            let path = entry.unwrap().path();
-            let mut schema: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-            forbid_more(&mut schema);
-            let name = path.file_name().unwrap().to_str().unwrap().trim_end_matches(".schema.json").to_owned();
-            (name, jsonschema::validator_for(&schema).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-        };
-        fs::read_dir(dir).unwrap().map(read).collect()
-    });
-    let value: Value = serde_json::from_str(text).unwrap();
-    schemas[name].iter_errors(&value).map(|e| format!("{name}: {e} ({})", e.instance_path())).collect()
-}
-
-fn forbid_more(schema: &mut Value) {
-    match schema {
-        Value::Object(map) => {
-            if map.get("properties").is_some_and(|p| p.is_object()) && map.contains_key("type") {
-                map.insert("additionalProperties".into(), false.into());
-            }
-            map.values_mut().for_each(forbid_more);
-        }
-        Value::Array(list) => list.iter_mut().for_each(forbid_more),
-        _ => {}
-    }
 }

@@ -51,6 +51,7 @@ use mldoctor::record::profile::Profile;
 use mldoctor::report::pages::list_json;
 use serde::Deserialize;
 
+use support::schema::schema;
 use support::tree::{Built, Tree, expand};
 
 #[derive(Deserialize)]
@@ -287,7 +288,7 @@ fn libs() -> Result<(), Failed> {
             kinds += errors.len();
             mldoctor::report::libs::json(process, errors).unwrap()
         });
-        wrong.extend(formats::schema("libs", &json.unwrap()));
+        wrong.extend(schema("libs", &json.unwrap()));
     }
     if kinds < 2 {
         wrong.push(format!("only {kinds} errors"));
@@ -318,7 +319,7 @@ fn main() {
     trials.extend(size::trials(&of_size));
     trials.push(Trial::test("every finding id has its cases", move || is_complete(&files, &of_size)));
     trials.push(Trial::test("the list is as its schema says", || {
-        let wrong = formats::schema("list", &list_json(pages::all()).unwrap());
+        let wrong = schema("list", &list_json(pages::all()).unwrap());
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
     }));
     trials.push(Trial::test("libs are as their schema says", libs));

@@ -28,6 +28,7 @@ use mldoctor::observe::{CodeDepth, Request, size as observe};
 use mldoctor::report::size::Whole;
 use serde::Deserialize;
 
+use crate::support::schema::schema;
 use crate::support::tree::{Built, Tree, expand};
 
 #[derive(Deserialize)]
@@ -159,6 +160,7 @@ fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
         }
     }
     let whole = Whole { facts: &facts, size: &size, report: &report, top: 10 };
+    wrong.extend(schema("size", &whole.json().unwrap()));
     let forms = [whole.text(80, true), whole.markdown(), whole.json().unwrap()];
     if whole.verdict_line().len() > 80 {
         wrong.push(format!("the first line is too long: {}", whole.verdict_line()));

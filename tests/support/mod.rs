@@ -7,6 +7,7 @@ pub mod driver;
 pub mod elf;
 pub mod fatbin;
 pub mod podman;
+pub mod schema;
 pub mod tree;
 
 use std::env;

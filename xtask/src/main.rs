@@ -5,6 +5,7 @@
 mod bench;
 mod dist;
 mod docs;
+mod manual;
 
 use clap::Parser;
 
