@@ -22,9 +22,8 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Failed, Trial};
 use mldoctor::checks::{pages, size as checks};
-use mldoctor::facts::{Assumed, Scope};
 use mldoctor::image::Credentials;
-use mldoctor::observe::{CodeDepth, Request, size as observe};
+use mldoctor::observe::size as observe;
 use mldoctor::report::size::Whole;
 use serde::Deserialize;
 
@@ -56,6 +55,11 @@ struct Case {
     not: Option<String>,
     #[serde(default)]
     tree: Tree,
+    /// Files of a layer below, which is removed again, with their bytes: then the image is in an archive.
+    #[serde(default)]
+    lower: BTreeMap<String, usize>,
+    /// How the image is started, as its configuration has it: then too.
+    config: Option<toml::Table>,
 }
 
 /// All files, by the id that they are for.
@@ -94,29 +98,45 @@ pub fn lacking(files: &BTreeMap<String, Cases>, id: &str) -> Option<String> {
     }
 }
 
+/// The image as `docker save` writes it, in two layers.
+fn archive(dir: &Path, built: &Built, case: &Case) -> PathBuf {
+    let append = |tar: &mut tar::Builder<Vec<u8>>, path: &Path, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, data).unwrap();
+    };
+    let tar = || tar::Builder::new(Vec::new());
+    let (mut lower, mut upper, mut image) = (tar(), tar(), tar());
+    upper.follow_symlinks(false);
+    upper.append_dir_all(".", built.root()).unwrap();
+    for (path, bytes) in &case.lower {
+        let path = Path::new(path);
+        append(&mut lower, path, &vec![0; *bytes]);
+        append(&mut upper, &path.with_file_name(format!(".wh.{}", path.file_name().unwrap().to_str().unwrap())), b"");
+    }
+    append(&mut image, "lower.tar".as_ref(), &lower.into_inner().unwrap());
+    append(&mut image, "upper.tar".as_ref(), &upper.into_inner().unwrap());
+    let config = serde_json::json!({ "config": case.config.clone().unwrap_or_default() });
+    append(&mut image, "config.json".as_ref(), config.to_string().as_bytes());
+    let manifest = serde_json::json!([{ "Config": "config.json", "Layers": ["lower.tar", "upper.tar"] }]);
+    append(&mut image, "manifest.json".as_ref(), manifest.to_string().as_bytes());
+    let path = dir.join("image.tar");
+    fs::write(&path, image.into_inner().unwrap()).unwrap();
+    path
+}
+
 fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
     let built = Built::new(base);
     let mut env = built.env.clone();
     env.extend(case.tree.build(&built.root()));
-    let request = Request {
-        root: built.root(),
-        scope: Scope::Image,
-        targets: case.targets.clone(),
-        command: Vec::new(),
-        python: None,
-        env: env.into_iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect(),
-        cwd: PathBuf::from("/"),
-        user: case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] }),
-        require: case.require.clone(),
-        expect_gpus: None,
-        min_free_memory: None,
-        assumed: Assumed::default(),
-        code: CodeDepth::Nothing,
-        isa: None,
-        live: None,
-        opened: None,
-        against: None,
-    };
+    let env = env.into_iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let root =
+        if case.config.is_some() || !case.lower.is_empty() { archive(dir.path(), &built, case) } else { built.root() };
+    let mut request = crate::request(root, &case.targets, env);
+    request.user = case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] });
+    request.require.clone_from(&case.require);
     let (facts, size) = observe::observe(request).unwrap();
     let report = checks::judge(&facts, &size);
     let mut wrong = Vec::new();
