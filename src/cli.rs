@@ -160,12 +160,20 @@ pub struct Trial {
     pub deadline: Duration,
 }
 
-/// The node that the workload is to run on, where it is not this one.
+/// GPUs that are named.
 #[derive(Debug, Clone, Args)]
-pub struct Assume {
+pub struct Gpus {
     /// Judge for this GPU: a product such as L4, sm_90 or 9.0; may be given several times, or with commas
     #[arg(long = "gpu", value_name = "NAME", env = "MLDOCTOR_ASSUME_GPU", value_delimiter = ',', value_parser = Gpu::parse)]
     pub gpus: Vec<Gpu>,
+}
+
+/// The node that the workload is to run on, where it is not this one.
+#[derive(Debug, Clone, Args)]
+pub struct Assume {
+    /// GPUs.
+    #[command(flatten)]
+    pub gpus: Gpus,
     /// Judge for this driver, such as 535.104.05
     #[arg(long, value_name = "VERSION", env = "MLDOCTOR_ASSUME_DRIVER")]
     pub driver: Option<Version>,
@@ -315,6 +323,9 @@ pub struct Size {
     /// What to examine.
     #[command(flatten)]
     pub subject: Subject,
+    /// For which the device code is needed.
+    #[command(flatten)]
+    pub gpus: Gpus,
     /// Length of each list
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
@@ -581,7 +592,7 @@ impl From<Trial> for Live {
 
 impl From<Assume> for Assumed {
     fn from(Assume { gpus, driver }: Assume) -> Self {
-        Self { gpus, driver }
+        Self { gpus: gpus.gpus, driver }
     }
 }
 

@@ -9,7 +9,9 @@ use crate::report::{Output, size as render};
 /// Runs it.
 pub fn run(arguments: Size) -> anyhow::Result<Exit> {
     // Only files are looked at, in a running container too.
-    let (facts, size) = observe(arguments.subject.request(None)?)?;
+    let mut request = arguments.subject.request(None)?;
+    request.assumed.gpus = arguments.gpus.gpus;
+    let (facts, size) = observe(request)?;
     let report = judge(&facts, &size);
     let out = Output::open(arguments.print.output.as_deref(), arguments.print.color);
     let whole = render::Whole { facts: &facts, size: &size, report: &report, top: arguments.top };

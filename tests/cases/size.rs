@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Failed, Trial};
 use mldoctor::checks::{pages, size as checks};
+use mldoctor::driver::Gpu;
 use mldoctor::image::Credentials;
 use mldoctor::observe::size as observe;
 use mldoctor::report::size::Whole;
@@ -55,6 +56,8 @@ struct Case {
     not: Option<String>,
     #[serde(default)]
     tree: Tree,
+    #[serde(default)]
+    gpu: Vec<String>,
     /// Files of a layer below, which is removed again, with their bytes: then the image is in an archive.
     #[serde(default)]
     lower: BTreeMap<String, usize>,
@@ -137,6 +140,7 @@ fn run(id: &str, base: &Tree, case: &Case) -> Result<(), Failed> {
     let mut request = crate::request(root, &case.targets, env);
     request.user = case.user.map(|(uid, gid)| Credentials { uid, gids: vec![gid] });
     request.require.clone_from(&case.require);
+    request.assumed.gpus = case.gpu.iter().map(|name| Gpu::parse(name).unwrap()).collect();
     let (facts, size) = observe::observe(request).unwrap();
     let report = checks::judge(&facts, &size);
     let mut wrong = Vec::new();

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::caches::found;
-use super::{Candidate, Seen};
+use super::{Candidate, Seen, human};
 use crate::checks::{driver_files, file_name};
+use crate::driver::{Code, Gpu, Target};
 use crate::finding::Fix;
 
 /// Programs of NVIDIA's profilers and debuggers.
@@ -106,4 +107,34 @@ pub fn driver(seen: &Seen<'_>) -> Vec<Candidate> {
         super::remove(candidate.places.keys()),
     );
     found(candidate)
+}
+
+/// Machine code for GPUs that are not among those that are named. PTX stays, as the driver compiles it for any newer one.
+pub fn other_gpus(seen: &Seen<'_>) -> Vec<Candidate> {
+    let gpus = &seen.facts.assumed.gpus;
+    let named: Vec<String> = gpus.iter().map(Gpu::describe).collect();
+    let mut candidate = Candidate::new("device code", format!("machine code for other GPUs than {}", named.join(", ")));
+    // No file goes with it.
+    candidate.note = true;
+    for kernels in &seen.facts.kernels {
+        for module in &kernels.modules {
+            let runs = |target: Target| gpus.iter().any(|gpu| target.runs_on(gpu.cc, kernels.cuda));
+            let foreign = module.code.amounts().into_iter().filter(|a| matches!(a.code, Code::Sass(t) if !runs(t)));
+            let (mut bytes, mut targets) = (0, BTreeSet::new());
+            for amount in foreign {
+                bytes += amount.bytes;
+                targets.insert(amount.code.target_name());
+            }
+            if bytes > 0 {
+                let targets = targets.into_iter().collect::<Vec<_>>().join(" ");
+                candidate.parts.insert(format!("{} ({}: {targets})", module.path, human(bytes)), bytes);
+            }
+        }
+    }
+    let list: BTreeSet<String> = gpus.iter().map(|gpu| format!("{}.{}", gpu.cc.major, gpu.cc.minor)).collect();
+    candidate.fix = Fix::dockerfile(
+        "build extensions for the GPUs that there are; wheels keep what they were built with",
+        format!("ENV TORCH_CUDA_ARCH_LIST={:?}", list.into_iter().collect::<Vec<_>>().join(";")),
+    );
+    if gpus.is_empty() { Vec::new() } else { found(candidate) }
 }

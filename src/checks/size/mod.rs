@@ -156,6 +156,7 @@ static RULES: &[Rule] = &[
     Rule { id: "size-debug", find: surplus::debug },
     Rule { id: "size-duplicates", find: surplus::duplicates },
     Rule { id: "size-bytecode", find: surplus::bytecode },
+    Rule { id: "size-device-code", find: cuda::other_gpus },
     Rule { id: "size-lower-layers", find: layers::hidden },
     Rule { id: "sec-credentials", find: hygiene::credentials },
     Rule { id: "sec-no-healthcheck", find: hygiene::healthcheck },

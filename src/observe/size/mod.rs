@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 
-use super::{Error, Examination, Request, is_secret, scan};
+use super::{CodeDepth, Error, Examination, Request, is_secret, scan};
 use crate::facts::size::{Kind, Secret, Size};
 use crate::facts::{Facts, Scope};
 use crate::image::{EntryKind, Rootfs, Tree};
@@ -33,7 +33,9 @@ const PROGRAMS: &[&str] = &["bin", "sbin", "libexec"];
 ///
 /// # Errors
 /// The root cannot be read.
-pub fn observe(request: Request) -> Result<(Facts, Size), Error> {
+pub fn observe(mut request: Request) -> Result<(Facts, Size), Error> {
+    // Without GPUs that are named, all device code may be needed.
+    request.code = if request.assumed.gpus.is_empty() { CodeDepth::Nothing } else { CodeDepth::Libraries };
     let scope = request.scope;
     let uid = match &request.user {
         Some(user) => Some(user.uid),
