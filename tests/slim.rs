@@ -152,6 +152,8 @@ fn the_archive_is_the_tree() {
     let long = built.root().join("app").join("a".repeat(90)).join("b".repeat(90));
     fs::create_dir_all(&long).unwrap();
     fs::write(long.join("file"), "deep").unwrap();
+    // More than the header of an archive has room for; only root may do that.
+    let _ = std::os::unix::fs::chown(long.join("file"), Some(3_000_000), Some(4_000_000));
     fs::hard_link(long.join("file"), built.root().join("app/second-name")).unwrap();
     let out = tempfile::tempdir().unwrap();
     let (dir, archive, unpacked) = (out.path().join("dir"), out.path().join("a.tar"), out.path().join("unpacked"));
@@ -163,7 +165,9 @@ fn the_archive_is_the_tree() {
     assert_eq!(listing(&unpacked), listing(&dir));
     for path in listing(&dir) {
         let (one, other) = (dir.join(&path), unpacked.join(&path));
-        let stat = |p: &Path| fs::symlink_metadata(p).map(|m| (m.mode(), m.is_file().then(|| (m.mtime(), m.len()))));
+        let stat = |p: &Path| {
+            fs::symlink_metadata(p).map(|m| (m.mode(), m.uid(), m.gid(), m.is_file().then(|| (m.mtime(), m.len()))))
+        };
         assert_eq!(stat(&one).unwrap(), stat(&other).unwrap(), "{}", path.display());
         if one.is_file() && !one.is_symlink() {
             assert_eq!(fs::read(&one).unwrap(), fs::read(&other).unwrap(), "{}", path.display());
@@ -171,6 +175,18 @@ fn the_archive_is_the_tree() {
     }
     let second = fs::metadata(unpacked.join("app/second-name")).unwrap();
     assert_eq!(second.nlink(), 2, "two names of one file stay that");
+}
+
+#[test]
+fn nothing_that_is_there_already_is_touched() {
+    let built = tree();
+    let out = tempfile::tempdir().unwrap();
+    let to = out.path().join("slim");
+    let own = out.path().join("slim.partial/own");
+    fs::create_dir(own.parent().unwrap()).unwrap();
+    fs::write(&own, "").unwrap();
+    assert_eq!(slim(&built.root(), &["--copy-to", to.to_str().unwrap()]).status.code(), Some(2));
+    assert!(own.exists() && !to.exists());
 }
 
 #[test]

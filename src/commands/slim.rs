@@ -40,12 +40,15 @@ pub fn run(arguments: Slim) -> anyhow::Result<Exit> {
     let mut exit = Exit::Ready;
     if let Some(to) = &to {
         put_down(&plan, &rootfs, to)?;
-        exit = check(request, &arguments, &profile, to)?;
+        exit = check(request.clone(), &arguments, &profile, to)?;
     }
     if let Some(file) = &arguments.tar {
         archive(&plan, &rootfs, file)?;
         if file == Path::new("-") {
             return Ok(exit);
+        }
+        if to.is_none() {
+            exit = check(request, &arguments, &profile, file)?;
         }
     }
     let rendered = match (to.filter(|_| arguments.dockerfile), arguments.format) {
@@ -101,7 +104,7 @@ fn archive(plan: &Plan, rootfs: &Rootfs, file: &Path) -> anyhow::Result<()> {
 /// The same workload, judged in what was put down.
 fn check(image: Request, arguments: &Slim, profile: &Profile, to: &Path) -> anyhow::Result<Exit> {
     let against = (!arguments.profile.is_empty()).then(|| profile.clone());
-    let request = Request { root: to.to_owned(), against, ..image };
+    let request = Request { root: to.to_owned(), opened: None, against, ..image };
     let facts: Facts = Examination::open(request)?.observe();
     let report = judge(&facts);
     let exit = Exit::from(report.verdict);

@@ -194,7 +194,7 @@ pub fn open(path: &Path) -> Result<(Tree, Option<Config>), ArchiveError> {
     if root("/manifest.json") || root("/index.json") {
         return open_image(&Rootfs::of_tree(path, outer, None));
     }
-    if !["/usr", "/etc", "/bin", "/lib", "/opt"].into_iter().any(root) {
+    if !["/usr", "/etc", "/bin", "/lib", "/lib64", "/opt"].into_iter().any(root) {
         return image_error("an archive with neither an image nor a root file system in it");
     }
     Ok((outer, None))

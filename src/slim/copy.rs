@@ -40,10 +40,9 @@ pub fn copy(plan: &Plan, rootfs: &Rootfs, to: &Path, mut tell: impl FnMut(u64)) 
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there already", to.display())));
     }
     let partial = partial(to);
-    // Left over from a run that was killed.
-    match fs::remove_dir_all(&partial) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    if partial.symlink_metadata().is_ok() {
+        let why = format!("{} is there, perhaps of a run that was killed: remove it", partial.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
     }
     let made = fill(plan, rootfs, &partial, &mut tell).and_then(|copied| {
         fs::rename(&partial, to)?;

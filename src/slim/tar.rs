@@ -16,6 +16,8 @@ use crate::image::{EntryKind, FileId, Rootfs};
 const BLOCK: usize = 512;
 /// Largest value of the size field: 11 octal digits.
 const MAX_SIZE: u64 = 0o777_7777_7777;
+/// Largest user or group: 7 octal digits.
+const MAX_ID: u32 = 0o777_7777;
 
 /// Writes all that stays.
 ///
@@ -88,6 +90,11 @@ fn header(
     }
     if size > MAX_SIZE {
         record(&mut records, b"size", size.to_string().as_bytes());
+    }
+    for (key, id) in [(&b"uid"[..], node.stat.uid), (b"gid", node.stat.gid)] {
+        if id > MAX_ID {
+            record(&mut records, key, id.to_string().as_bytes());
+        }
     }
     for (key, value) in attributes {
         record(&mut records, &[b"SCHILY.xattr.", key.as_slice()].concat(), value);
