@@ -25,6 +25,10 @@ use crate::suggestion::{nearest, slip};
 
 /// Where the file is unless `--config` names another.
 pub const PATH: &str = "/etc/mldoctor.toml";
+/// How variables begin.
+const PREFIX: &str = "MLDOCTOR_";
+/// Variables that are no options: where the memory between runs is, and what `exec` gives the workload.
+const OTHER_VARIABLES: [&str; 3] = ["MLDOCTOR_STATE_DIR", "MLDOCTOR_VERDICT", "MLDOCTOR_FINDINGS"];
 /// Settings that an image has a say in.
 const OF_IMAGE: [&str; 3] = ["workload", "require", "python"];
 /// Options that choose what is read, and so cannot be read there.
@@ -60,7 +64,7 @@ pub fn parse(arguments: &[OsString], variable: &dyn Fn(&str) -> Option<OsString>
     let is_typed = |o: &Arg| of_command.value_source(o.get_id().as_str()) == Some(ValueSource::CommandLine);
     for option in options(chosen).filter(|o| !has_own_variable(name, o) && !is_typed(o)) {
         let key = key(option);
-        let variable_name = format!("MLDOCTOR_{}", key.to_uppercase().replace('-', "_"));
+        let variable_name = variable_of(option);
         let Some(value) = variable(&variable_name) else { continue };
         if !value.is_empty() {
             let setting = Setting::of_variable(option, key, value);
@@ -81,6 +85,23 @@ pub fn parse(arguments: &[OsString], variable: &dyn Fn(&str) -> Option<OsString>
         subject.opened = image.map(|image| image.rootfs);
     }
     Ok(cli)
+}
+
+/// What is to be told of variables that are none, but nearly: one that is misspelt would have no effect, and nobody would
+/// know. Others that begin with `MLDOCTOR_` are no mistakes: Kubernetes sets some beside a Service of that name.
+pub fn misspelt_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let own: Vec<String> = names.filter_map(|n| n.into_string().ok()).filter(|n| n.starts_with(PREFIX)).collect();
+    if own.is_empty() {
+        return Vec::new();
+    }
+    let command = Cli::command();
+    let commands = commands(&command);
+    let settings = commands.iter().flat_map(|c| options(c)).map(variable_of);
+    let named = commands.iter().flat_map(|c| c.get_arguments()).filter_map(|a| Some(a.get_env()?.to_str()?.to_owned()));
+    let known: Vec<String> = settings.chain(named).chain(OTHER_VARIABLES.map(str::to_owned)).collect();
+    let meant = |name: &str| slip(name.strip_prefix(PREFIX)?, known.iter().filter_map(|k| k.strip_prefix(PREFIX)));
+    let told = |name: &String| Some(format!("{name} has no effect; is {PREFIX}{} meant?", meant(name)?));
+    own.iter().filter(|name| !known.contains(name)).filter_map(told).collect()
 }
 
 /// The command that the first word may have been meant for, where no command is named.
@@ -279,8 +300,13 @@ fn names<'c>(commands: &[&'c Command]) -> impl Iterator<Item = &'c str> {
 /// Whether the option means something else for this command than for others, such as the deadline of `health`, which has
 /// a variable of its own: then what is set for all commands is not for it.
 fn has_own_variable(command: &str, option: &Arg) -> bool {
-    let own = format!("MLDOCTOR_{command}_{}", key(option)).to_uppercase().replace('-', "_");
+    let own = format!("{PREFIX}{command}_{}", key(option)).to_uppercase().replace('-', "_");
     option.get_env().is_some_and(|name| name == OsStr::new(&own))
+}
+
+/// The variable that sets an option.
+fn variable_of(option: &Arg) -> String {
+    format!("{PREFIX}{}", key(option)).to_uppercase().replace('-', "_")
 }
 
 /// Name of the option as a setting: the targets have none of their own.
@@ -364,6 +390,20 @@ mod tests {
         let typed = check(config, &["--require", "gpu", "--image", "--format", "json", "jax"], &variables);
         assert_eq!((typed.subject.targets, typed.subject.require), (vec!["jax".to_owned()], vec!["gpu".to_owned()]));
         assert_eq!((typed.format, typed.subject.image), (ReportFormat::Json, true));
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_told() {
+        let told = |name: &str| misspelt_variables([OsString::from(name)].into_iter());
+        assert_eq!(told("MLDOCTOR_REQIRE"), ["MLDOCTOR_REQIRE has no effect; is MLDOCTOR_REQUIRE meant?"]);
+        assert_eq!(told("MLDOCTOR_WORKLOADS"), ["MLDOCTOR_WORKLOADS has no effect; is MLDOCTOR_WORKLOAD meant?"]);
+        assert_eq!(told("MLDOCTOR_ASUME_GPU"), ["MLDOCTOR_ASUME_GPU has no effect; is MLDOCTOR_ASSUME_GPU meant?"]);
+        let service = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"];
+        let others = ["REQUIRE", "DEADLINE", "HEALTH_DEADLINE", "STATE_DIR", "VERDICT", "TEST_ALL"];
+        for name in service.iter().chain(&others) {
+            assert_eq!(told(&format!("MLDOCTOR_{name}")), [""; 0], "{name}");
+        }
+        assert_eq!(told("REQIRE"), [""; 0]);
     }
 
     #[test]

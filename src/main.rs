@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
+use mldoctor::cli::{Cli, Command};
 use mldoctor::exit::Exit;
 use mldoctor::{commands, config, report};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     let usage = || Exit::of_usage(arguments.get(1).map(|word| word.as_os_str())).into();
-    match config::parse(&arguments, &|name| std::env::var_os(name)).and_then(commands::run) {
+    match config::parse(&arguments, &|name| std::env::var_os(name)).and_then(run) {
         Ok(exit) => exit.into(),
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(told) => {
@@ -22,6 +23,15 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    // What `health` prints is one line, wherever it is shown.
+    if !matches!(cli.command, Some(Command::Health(_))) {
+        let names = std::env::vars_os().map(|(name, _)| name);
+        config::misspelt_variables(names).iter().for_each(|told| report::error(&anyhow::anyhow!("{told}")));
+    }
+    commands::run(cli)
 }
 
 /// That of musl takes a lock and often a system call for each piece of memory, which doubles the time of a check.

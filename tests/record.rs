@@ -5,13 +5,13 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mldoctor::record::profile::Profile;
 use support::schema::schema;
+use support::strace;
 
 /// A program that does what a training script does: worker processes that import modules, a compiler as a child, a library
 /// that is opened by name, threads, and a shell with a pipe.
@@ -52,38 +52,6 @@ fn record(dir: &Path, command: &[&str]) -> (i32, Profile) {
     (code, Profile::read(&file).unwrap())
 }
 
-/// Without `.` and `..`: what is compared is which file it is, however it is named.
-fn normal(path: &str) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::ParentDir => _ = out.pop(),
-            Component::CurDir => {}
-            other => out.push(other),
-        }
-    }
-    out
-}
-
-/// Paths that were opened or executed with success, by `strace -y`, which writes the file behind a new descriptor.
-fn seen_by_strace(log: &str) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    for line in log.lines() {
-        // A call that another process's line has split is told in its second half.
-        let opens = ["open(", "openat(", "openat2(", "creat("].iter().any(|call| line.contains(call))
-            || ["openat resumed", "open resumed"].iter().any(|call| line.contains(call));
-        if opens && let Some((_, result)) = line.rsplit_once(" = ") {
-            if let Some((_, path)) = result.split_once('<') {
-                found.insert(normal(path.trim_end_matches('>').trim_end_matches(" (deleted)")));
-            }
-        } else if line.contains("execve(") && (line.ends_with(" = 0") || line.ends_with("<unfinished ...>")) {
-            let path = line.split('"').nth(1).unwrap_or_default();
-            found.insert(normal(path));
-        }
-    }
-    found
-}
-
 #[test]
 fn misses_nothing_that_strace_sees() {
     let tools = ["strace", "python3", "cc"];
@@ -95,27 +63,13 @@ fn misses_nothing_that_strace_sees() {
     let script = dir.path().join("program.py");
     fs::write(&script, PROGRAM).unwrap();
     let script = script.to_str().unwrap();
-    let log = dir.path().join("strace.log");
-    let strace = Command::new("strace")
-        .args(["-f", "-y", "-s", "4096", "-e", "trace=file", "-o"])
-        .arg(&log)
-        .args(["python3", script])
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert_eq!(strace.code(), Some(3));
+    let (code, log) = strace::trace(&dir.path().join("strace.log"), &["python3", script]);
+    assert_eq!(code, Some(3));
     let (code, profile) = record(dir.path(), &["python3", script]);
     assert_eq!(code, 3, "the exit code is the program's");
-
-    let known: BTreeSet<PathBuf> =
-        profile.files.iter().filter(|(_, used)| used.opened).map(|(path, _)| path.as_str()).map(real).collect();
-    let missed: Vec<PathBuf> = seen_by_strace(&fs::read_to_string(&log).unwrap())
-        .into_iter()
-        .filter(|path| !["/proc", "/sys", "/dev", "/tmp", "/etc/hostname-"].iter().any(|v| path.starts_with(v)))
-        .filter(|path| path.exists() && !known.contains(&real(&path.to_string_lossy())))
-        .collect();
-    assert_eq!(missed, Vec::<PathBuf>::new());
-    assert!(known.len() > 100, "{}", known.len());
+    assert_eq!(strace::missed(&log, &profile), Vec::<PathBuf>::new());
+    let opened = profile.files.values().filter(|used| used.opened).count();
+    assert!(opened > 100, "{opened}");
 
     // What else is told of the same run.
     for module in ["fractions", "xml.dom.minidom", "multiprocessing.pool"] {
@@ -131,10 +85,6 @@ fn misses_nothing_that_strace_sees() {
     assert!(profile.files.contains_key("/etc/passwd"), "relative to another directory");
     assert!(profile.written.iter().any(|p| p.ends_with("/x.c")) || profile.written.is_empty());
     assert!(profile.runs[0].processes > 10);
-}
-
-fn real(path: &str) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| normal(path))
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod driver;
 mod fatbins;
 mod live;
 mod parts;
+mod record;
 mod releases;
 mod slim;
 #[path = "../support/mod.rs"]
@@ -355,6 +356,7 @@ fn main() {
     let mut list = fatbins::trials(&torch, all);
     list.extend(torch.iter().flat_map(trials));
     list.extend(torch.iter().flat_map(parts::trials));
+    list.extend(torch.iter().flat_map(record::trials));
     list.extend(torch.iter().flat_map(slim::trials));
     list.extend(driver::trials());
     list.extend(releases::trials());

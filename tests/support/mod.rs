@@ -8,6 +8,7 @@ pub mod elf;
 pub mod fatbin;
 pub mod podman;
 pub mod schema;
+pub mod strace;
 pub mod tree;
 
 use std::env;
