@@ -1,7 +1,7 @@
 //! Python's side: modules that are not there, built for another interpreter, or not what was installed.
 
 use super::{Check, Failed, Rule, Surveyed, finding, package};
-use crate::facts::Facts;
+use crate::facts::{Facts, LOST};
 use crate::finding::{Finding, Fix, Severity};
 use crate::loader::LoadError;
 
@@ -62,8 +62,18 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     };
     let top = absence.name.split('.').next().unwrap_or(&absence.name).to_owned();
     let mut found = chain(failed, finding("py-module-missing", &absence.name, message));
+    for (label, value) in &absence.notes {
+        found = found.proof(label, value, None);
+    }
     for place in &absence.searched {
         found = found.proof("searched", place, Some("sys.path".into()));
+    }
+    let lost = absence.notes.iter().find(|(label, _)| label == LOST).map(|(_, value)| value.as_str());
+    if let Some(source) = lost.and_then(|value| value.split(" (").next()) {
+        return Some(found.cure(Fix::dockerfile(
+            "an editable installation (pip install -e) only refers to its source: copy that too, or install it whole",
+            format!("COPY --from=builder {source} {source}"),
+        )));
     }
     Some(found.cure(Fix::dockerfile("install it", package::pip(&top))))
 }

@@ -463,6 +463,9 @@ pub enum StepOutcome {
     Call(Call),
 }
 
+/// The note of an [`Absence`] that tells of a directory which an editable installation leads to, and which is not there.
+pub const LOST: &str = "does not exist";
+
 /// Something that is not there and that the loader has no part in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Absence {

@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Examination;
 use super::features::dlopen;
-use crate::facts::{Absence, How, Step, StepOutcome, Subject, Weight};
+use crate::facts::{Absence, How, LOST, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
 use crate::image::elf::{Elf, Machine};
 use crate::loader::{Mode, ObjectId, Process};
@@ -18,6 +18,8 @@ use crate::python::{Directory, Finder, Importer, Interpreter, Raised};
 const MAX_ROUNDS: usize = 24;
 /// Extension modules tried that the import did not reach; a bound, not a judgement.
 const MAX_UNREACHED: usize = 200;
+/// Directories told that `.pth` files name and that are not there.
+const MAX_LOST: usize = 4;
 /// The extension module before which torch preloads its libraries.
 const TORCH_C: &str = "torch._C";
 /// What torch says when `torch._C` is only its folder of type stubs, without the commands that releases name there.
@@ -96,6 +98,11 @@ impl<'e> Run<'e> {
                     assumed.insert(step.file.clone());
                     broken.push(step);
                 }
+                (_, Some(Miss { module, doubt: Some(file), .. })) if assumed.insert(module.clone()) => {
+                    let by = file.display();
+                    let why = format!("whether Python finds {module} is not known: {by} adds to where it looks");
+                    subject.unknown.get_or_insert(why);
+                }
                 (_, Some(miss)) if assumed.insert(miss.module.clone()) => {
                     broken.push(self.missing(miss));
                 }
@@ -171,7 +178,7 @@ impl<'e> Run<'e> {
 
     /// A module without a file.
     fn missing(&self, miss: &Miss) -> Step {
-        let Miss { module, chain, name_of } = miss;
+        let Miss { module, chain, name_of, .. } = miss;
         let stem = module.rsplit('.').next().unwrap_or(module);
         let other = self.other_abi(module, stem);
         let mut notes = Vec::new();
@@ -179,6 +186,12 @@ impl<'e> Run<'e> {
             notes.push(("found".to_owned(), file.clone()));
             notes.push(("built for".to_owned(), tag.clone()));
             notes.push(("interpreter takes".to_owned(), self.python.suffixes.join(", ")));
+        }
+        let path = &self.examination.sys_path;
+        let redirects = path.redirects.iter().filter(|r| r.module == *module).map(|r| (&r.path, &r.by));
+        let lost = path.lost.iter().map(|(target, by)| (target, by));
+        for (target, by) in redirects.chain(lost).take(MAX_LOST) {
+            notes.push((LOST.to_owned(), format!("{} (named by {})", target.display(), by.display())));
         }
         let kind = match (&other, module.contains('.')) {
             (Some(_), _) => "python-abi",

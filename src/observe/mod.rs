@@ -470,7 +470,7 @@ impl Examination {
                 let loader = self.loader(Some(&python.real)).map_err(|(_, e)| e)?;
                 let (process, mut errors) = Process::start(&loader, &python.executable);
                 let Some(mut process) = process else { return Ok(show(None, &errors)) };
-                let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
+                let finder = Finder::new(&self.rootfs, python, &self.sys_path);
                 let mut subject = import::Run::new(self, python, &finder).import(module, &mut process);
                 if let Some(parts) = Parts::of(self, python, module) {
                     parts.at_import(&mut subject, &mut process);
@@ -518,7 +518,7 @@ impl Examination {
                 return;
             }
         };
-        let finder = Finder::new(&self.rootfs, python, &self.sys_path.entries);
+        let finder = Finder::new(&self.rootfs, python, &self.sys_path);
         let stop = AtomicBool::new(false);
         let imports = || {
             self.imports(modules, python, &loader, &finder, tried);

@@ -15,11 +15,15 @@ use compact_str::{CompactString, format_compact};
 use rustc_hash::FxHashMap;
 
 use super::Interpreter;
+use super::editable::{Opaque, Redirect};
+use super::site::SysPath;
 use super::source::{Import, Statement, scan};
 use crate::image::{EntryKind, FileError, Rootfs};
 
 /// Largest Python source file read, in bytes.
 const MAX_SOURCE: u64 = 16 * 1024 * 1024;
+/// Directories read to find a module below a package; a bound, not a judgement.
+const MAX_DIRS: usize = 2_000;
 
 thread_local! {
     /// What is being scanned: memory for a thousand files anew would cost more than reading them.
@@ -110,13 +114,97 @@ pub struct Finder<'r> {
     rootfs: &'r Rootfs,
     suffixes: &'r [String],
     sys_path: Search,
+    redirects: FxHashMap<&'r str, Redirected<'r>>,
+    opaque: &'r [Opaque],
+}
+
+struct Redirected<'r> {
+    to: &'r Path,
+    spec: OnceLock<Option<Spec>>,
 }
 
 impl<'r> Finder<'r> {
     /// Nothing is read yet but the entries of `sys.path`.
-    pub fn new(rootfs: &'r Rootfs, python: &'r Interpreter, sys_path: &[PathBuf]) -> Self {
-        let sys_path = sys_path.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
-        Self { rootfs, suffixes: &python.suffixes, sys_path }
+    pub fn new(rootfs: &'r Rootfs, python: &'r Interpreter, path: &'r SysPath) -> Self {
+        let sys_path = path.entries.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
+        let redirect = |r: &'r Redirect| (r.module.as_str(), Redirected { to: &r.path, spec: OnceLock::new() });
+        let redirects = path.redirects.iter().map(redirect).collect();
+        Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, opaque: &path.opaque }
+    }
+
+    /// The module `name`, whose last part is `tail`: in `search` or along `sys.path`, then where an editable
+    /// installation leads.
+    pub fn find_module(&self, name: &str, tail: &str, search: Option<&Search>) -> Option<Spec> {
+        match self.find(tail, search) {
+            found @ (None | Some(Spec::Namespace(_))) => self.redirected(name).or(found),
+            found => found,
+        }
+    }
+
+    fn redirected(&self, name: &str) -> Option<Spec> {
+        let Redirected { to, spec } = self.redirects.get(name)?;
+        let find = || {
+            let directory = |path: &Path| Arc::new(Directory::read(self.rootfs, path));
+            if self.rootfs.is_dir(to) {
+                let dir = directory(to);
+                let package = self.pick(&dir, "__init__", true);
+                return package.or_else(|| Some(Spec::Namespace([dir].into())));
+            }
+            let stem = to.file_name()?.to_str()?.split('.').next()?;
+            self.pick(&directory(to.parent()?), stem, stem == "__init__")
+        };
+        spec.get_or_init(find).clone()
+    }
+
+    /// The finder that has this name written in it, of which it is not known what it finds.
+    pub fn opaque(&self, name: &str) -> Option<&Path> {
+        self.opaque.iter().find(|o| o.names.iter().any(|n| n == name)).map(|o| o.file.as_path())
+    }
+
+    /// A module in a directory or in those below it, up to a depth.
+    pub(super) fn find_below(&self, dir: &Path, module: &str, depth: usize) -> Option<Spec> {
+        let mut level = vec![Arc::new(Directory::read(self.rootfs, dir))];
+        let mut read = 0;
+        for deeper in (0..=depth).rev() {
+            let search: Search = level.clone().into();
+            if let Some(found @ (Spec::Source { .. } | Spec::Extension { .. } | Spec::Opaque { .. })) =
+                self.find(module, Some(&search))
+            {
+                return Some(found);
+            }
+            if deeper > 0 {
+                let inside = |d: &Arc<Directory>| {
+                    let dirs = d.entries.iter().filter(|(_, e)| e.kind == EntryKind::Dir);
+                    dirs.filter_map(|(name, _)| self.subdirectory(d, name)).collect::<Vec<_>>()
+                };
+                level = level.iter().flat_map(inside).take(MAX_DIRS.saturating_sub(read)).collect();
+                read += level.len();
+            }
+        }
+        None
+    }
+
+    /// The directory of the outermost package that a file belongs to.
+    pub(super) fn package_root<'p>(&self, file: &'p Path) -> &'p Path {
+        let mut dirs = file.ancestors().skip(1);
+        let mut root = dirs.next().unwrap_or(file);
+        for dir in dirs {
+            if !self.rootfs.is_file(&root.join("__init__.py")) || self.sys_path.iter().any(|e| e.path == dir) {
+                break;
+            }
+            root = dir;
+        }
+        root
+    }
+
+    /// A source file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn source(&self, file: &File) -> Result<Vec<u8>, FileError> {
+        let mut source = Vec::new();
+        self.rootfs.read_in(&file.directory.real, &file.name, MAX_SOURCE, &mut source)?;
+        Ok(source)
     }
 
     /// The module `tail` in `search`, or along `sys.path`.
@@ -234,7 +322,7 @@ impl Ahead<'_, '_> {
             },
             None => None,
         };
-        let Some(spec) = self.finder.find(tail, search.as_ref()) else { return };
+        let Some(spec) = self.finder.find_module(module, tail, search.as_ref()) else { return };
         let search = spec.search();
         if let Spec::Source { file, is_package } = spec {
             let package = if is_package { module } else { parent.unwrap_or_default() };

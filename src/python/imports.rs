@@ -13,6 +13,7 @@ use compact_str::{CompactString, format_compact};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::added::Added;
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement};
@@ -26,6 +27,8 @@ const MAX_DEPTH: usize = 300;
 const BUILT_IN: &[&str] = &[
     "sys",
     "builtins",
+    // The program itself, which is there before anything is imported.
+    "__main__",
     "marshal",
     "gc",
     "_imp",
@@ -106,6 +109,8 @@ pub struct Miss {
     pub chain: Vec<Site>,
     /// For `from package import module`: the package's file, and whether it is still being imported itself.
     pub name_of: Option<(PathBuf, bool)>,
+    /// A file that changes what is found as it runs, so that the module may be there all the same.
+    pub doubt: Option<PathBuf>,
 }
 
 /// An extension module that an import asks for.
@@ -152,8 +157,23 @@ pub struct Importer<'a, W: World> {
     /// `sys.modules`
     modules: FxHashMap<CompactString, Module>,
     chain: Vec<Site>,
+    /// Source files that were executed.
+    executed: Vec<File>,
+    /// Whether the import statement that is executed stands in a `try` that catches `ImportError`.
+    guarded: bool,
     trace: Trace,
 }
+
+/// How a block ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What follows it is executed.
+    Reached,
+    /// The function that it is in returned, or may have.
+    Returned,
+}
+
+type Outcome = Result<End, Raised>;
 
 #[derive(Clone)]
 struct Module {
@@ -184,12 +204,15 @@ struct Scope<'s> {
     running: FxHashSet<&'s str>,
     /// The exception that an enclosing handler caught.
     handling: Option<Raised>,
+    /// Whether an enclosing `try` catches `ImportError`.
+    guarded: bool,
 }
 
 impl<'a, W: World> Importer<'a, W> {
     /// An interpreter that has imported nothing yet.
     pub fn new(python: &'a Interpreter, finder: &'a Finder<'a>, world: &'a mut W) -> Self {
-        Self { python, finder, world, modules: FxHashMap::default(), chain: Vec::new(), trace: Trace::default() }
+        let (modules, trace) = (FxHashMap::default(), Trace::default());
+        Self { python, finder, world, modules, chain: Vec::new(), executed: Vec::new(), guarded: false, trace }
     }
 
     /// `import name`
@@ -238,7 +261,16 @@ impl<'a, W: World> Importer<'a, W> {
                 }
             },
         };
-        let spec = self.find(name, tail, search.as_ref());
+        let mut spec = self.find(name, tail, search.as_ref());
+        let mut doubt = None;
+        if spec.is_none() && search.is_none() && !self.world.is_assumed(name) {
+            match self.finder.added(name, &self.executed) {
+                Added::Nothing => {}
+                Added::Found(added) => spec = Some(Found::File(added)),
+                Added::Made => spec = Some(Found::BuiltIn),
+                Added::Unknown(file) => doubt = Some(file),
+            }
+        }
         let found = !matches!(spec, None | Some(Found::File(Spec::Namespace(_))));
         let lost = !found
             && !self.world.is_assumed(name)
@@ -247,10 +279,15 @@ impl<'a, W: World> Importer<'a, W> {
                 Some(dirs) => dirs.iter().any(|dir| self.world.is_lost(dir, tail)),
             };
         if lost {
-            self.trace.missing.push(Miss { module: name.to_owned(), chain: self.chain.clone(), name_of: None });
+            let (module, chain) = (name.to_owned(), self.chain.clone());
+            self.trace.missing.push(Miss { module, chain, name_of: None, doubt });
             return Err(Raised::NotFound);
         }
         let Some(spec) = spec else {
+            // Somebody asks whether it is there, and it is not.
+            if self.guarded && search.is_some_and(|dirs| !self.finder.makes_modules(&dirs)) {
+                return Err(Raised::NotFound);
+            }
             // A submodule may be put into `sys.modules` by its package at run time.
             self.modules.insert(name.into(), Module::new(None));
             return Ok(());
@@ -287,7 +324,7 @@ impl<'a, W: World> Importer<'a, W> {
         if search.is_none() && self.world.is_built_in(name) {
             return Some(Found::BuiltIn);
         }
-        let found = match self.finder.find(tail, search) {
+        let found = match self.finder.find_module(name, tail, search) {
             // A module that is compiled in under another name wins over a directory of its name.
             Some(Spec::Namespace(_)) | None if search.is_none() && BUILT_IN.contains(&name) => Found::BuiltIn,
             found => Found::File(found?),
@@ -298,6 +335,7 @@ impl<'a, W: World> Importer<'a, W> {
     fn execute(&mut self, file: &File, package: &str) -> Result<FxHashMap<CompactString, bool>, Raised> {
         // A source file that cannot be read fails its import.
         let statements = self.finder.statements(file).map_err(|_| Raised::Os)?;
+        self.executed.push(file.clone());
         let mut scope = Scope {
             file: file.path().into(),
             package,
@@ -305,12 +343,15 @@ impl<'a, W: World> Importer<'a, W> {
             constants: FxHashMap::default(),
             running: FxHashSet::default(),
             handling: None,
+            guarded: false,
         };
-        self.block(&statements, &mut scope)?;
-        Ok(scope.constants)
+        let guarded = std::mem::replace(&mut self.guarded, false);
+        let outcome = self.block(&statements, &mut scope);
+        self.guarded = guarded;
+        outcome.map(|_| scope.constants)
     }
 
-    fn block<'s>(&mut self, statements: &'s [Statement], scope: &mut Scope<'s>) -> Result<(), Raised> {
+    fn block<'s>(&mut self, statements: &'s [Statement], scope: &mut Scope<'s>) -> Outcome {
         for statement in statements {
             match statement {
                 Statement::Import(import) => self.statement(import, scope)?,
@@ -324,6 +365,7 @@ impl<'a, W: World> Importer<'a, W> {
                     };
                 }
                 Statement::Name(_) => {}
+                Statement::Return => return Ok(End::Returned),
                 Statement::Call(name) => {
                     if let Some(body) = scope.functions.get(name.as_str()).copied()
                         && scope.running.insert(name)
@@ -339,25 +381,27 @@ impl<'a, W: World> Importer<'a, W> {
                         return Err(reraised(raised));
                     }
                 }
-                Statement::Suppress { catches, body } => {
-                    if let Err(raised) = self.block(body, scope)
-                        && !raised.is_caught_by(*catches)
-                    {
-                        return Err(raised);
-                    }
-                }
+                Statement::Suppress { catches, body } => match self.block(body, scope) {
+                    Ok(End::Returned) => return Ok(End::Returned),
+                    Err(raised) if !raised.is_caught_by(*catches) => return Err(raised),
+                    Ok(End::Reached) | Err(_) => {}
+                },
                 Statement::Try { body, handlers, otherwise, finally } => {
                     // `try: NAME` with `except NameError` asks for a name that something else may define.
                     let asks =
                         matches!(&body[..], [Statement::Name(name)] if !scope.constants.contains_key(name.as_str()));
                     let asked = handlers.iter().find(|h| asks && h.catches.name);
-                    let outcome = match (asked, self.block(body, scope)) {
+                    let outer = scope.guarded;
+                    scope.guarded |= handlers.iter().any(|h| h.catches.import);
+                    let tried = self.block(body, scope);
+                    scope.guarded = outer;
+                    let outcome = match (asked, tried) {
                         (Some(handler), _) => self.block(&handler.body, scope),
                         (None, outcome) => outcome,
                     };
                     let outcome = match outcome {
-                        Ok(()) if asked.is_some() => Ok(()),
-                        Ok(()) => self.block(otherwise, scope),
+                        Ok(end) if asked.is_some() || end == End::Returned => Ok(end),
+                        Ok(_) => self.block(otherwise, scope),
                         Err(raised) => match handlers.iter().find(|h| raised.is_caught_by(h.catches)) {
                             None => Err(raised),
                             Some(handler) => {
@@ -368,13 +412,19 @@ impl<'a, W: World> Importer<'a, W> {
                             }
                         },
                     };
-                    let last = self.block(finally, scope);
-                    outcome.and(last)?;
+                    let last = self.block(finally, scope)?;
+                    if outcome? == End::Returned || last == End::Returned {
+                        return Ok(End::Returned);
+                    }
                 }
-                Statement::If { branches, otherwise } => self.conditional(branches, otherwise.as_deref(), scope)?,
+                Statement::If { branches, otherwise } => {
+                    if self.conditional(branches, otherwise.as_deref(), scope)? == End::Returned {
+                        return Ok(End::Returned);
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(End::Reached)
     }
 
     fn conditional<'s>(
@@ -382,7 +432,7 @@ impl<'a, W: World> Importer<'a, W> {
         branches: &'s [(CompactString, Vec<Statement>)],
         otherwise: Option<&'s [Statement]>,
         scope: &mut Scope<'s>,
-    ) -> Result<(), Raised> {
+    ) -> Outcome {
         let mut possible: Vec<&[Statement]> = Vec::new();
         let mut decided = false;
         for (condition, body) in branches {
@@ -400,7 +450,7 @@ impl<'a, W: World> Importer<'a, W> {
             possible.push(otherwise.unwrap_or_default());
         }
         match possible.as_slice() {
-            [] => Ok(()),
+            [] => Ok(End::Reached),
             [only] => self.block(only, scope),
             [first, rest @ ..] => {
                 // Only what happens whichever way it goes.
@@ -425,7 +475,9 @@ impl<'a, W: World> Importer<'a, W> {
                     {
                         Err(raised)
                     }
-                    _ => Ok(()),
+                    // What follows is executed only if it is none of these that was entered.
+                    _ if possible.iter().any(|b| b.iter().any(may_return)) => Ok(End::Returned),
+                    _ => Ok(End::Reached),
                 }
             }
         }
@@ -437,6 +489,7 @@ impl<'a, W: World> Importer<'a, W> {
             return Ok(());
         }
         self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });
+        self.guarded = scope.guarded;
         let outcome = self.import_dotted(&base).and_then(|()| match &import.names {
             None => Ok(()),
             Some(names) => self.import_names(&base, names),
@@ -455,6 +508,7 @@ impl<'a, W: World> Importer<'a, W> {
     /// `_handle_fromlist`: a name that is a submodule is imported.
     fn import_names(&mut self, base: &str, names: &[CompactString]) -> Result<(), Raised> {
         let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
+        let init = search.first().map(|dir| dir.path.join("__init__.py")).unwrap_or_default();
         let mut first_lost = None;
         for name in names.iter().filter(|n| n.as_str() != "*") {
             let full = format_compact!("{base}.{name}");
@@ -465,13 +519,15 @@ impl<'a, W: World> Importer<'a, W> {
                 self.import_one(&full)?;
             } else if search.iter().any(|dir| self.world.is_lost(dir, name)) {
                 first_lost.get_or_insert(full);
+            } else if self.guarded && self.chain.last().is_some_and(|site| *site.file == *init) {
+                // A package that asks itself for a name means a submodule: its own names it has already.
+                return Err(Raised::Import);
             }
         }
         let Some(module) = first_lost else { return Ok(()) };
-        let file = search.first().map(|dir| dir.path.join("__init__.py")).unwrap_or_default();
-        let is_running = self.chain.iter().any(|site| *site.file == *file);
+        let is_running = self.chain.iter().any(|site| *site.file == *init);
         let chain = self.chain.clone();
-        self.trace.missing.push(Miss { module: module.into(), chain, name_of: Some((file, is_running)) });
+        self.trace.missing.push(Miss { module: module.into(), chain, name_of: Some((init, is_running)), doubt: None });
         Err(Raised::Import)
     }
 
@@ -579,6 +635,27 @@ fn reraised(raised: Raised) -> Raised {
     match raised {
         Raised::NotFound | Raised::Import => Raised::Import,
         other => other,
+    }
+}
+
+/// Whether the function that a statement stands in may end with it.
+fn may_return(statement: &Statement) -> bool {
+    let may = |block: &Vec<Statement>| block.iter().any(may_return);
+    match statement {
+        Statement::Return => true,
+        Statement::Try { body, handlers, otherwise, finally } => {
+            may(body) || may(otherwise) || may(finally) || handlers.iter().any(|h| may(&h.body))
+        }
+        Statement::If { branches, otherwise } => {
+            branches.iter().any(|(_, b)| may(b)) || otherwise.as_ref().is_some_and(may)
+        }
+        Statement::Suppress { body, .. } => may(body),
+        Statement::Import(_)
+        | Statement::Call(_)
+        | Statement::Function { .. }
+        | Statement::Constant(..)
+        | Statement::Name(_)
+        | Statement::Raise => false,
     }
 }
 

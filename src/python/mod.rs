@@ -1,7 +1,9 @@
 //! CPython as far as native code is concerned: which interpreter, which `sys.path`, what is installed, and which
 //! extension modules an import loads. From files alone; nothing is executed.
 
+mod added;
 pub mod distributions;
+pub mod editable;
 pub mod finder;
 pub mod imports;
 pub mod interpreter;

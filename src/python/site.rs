@@ -5,18 +5,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::Interpreter;
+use super::editable::{self, Opaque, Redirect};
 use crate::image::Rootfs;
 use crate::loader::Environment;
 
-/// `sys.path`, and what `.pth` files would execute.
+/// `sys.path`, and what `.pth` files add otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SysPath {
     /// The entries after the first, which is empty and means the working directory.
     pub entries: Vec<PathBuf>,
     /// `site.getsitepackages()` and the user's own, as far as they exist.
     pub packages: Vec<PathBuf>,
-    /// Lines of `.pth` files that start with `import`: they may change what an import finds.
-    pub hooks: Vec<(PathBuf, String)>,
+    /// Modules that the lines of `.pth` files that are code lead elsewhere.
+    pub redirects: Vec<Redirect>,
+    /// Finders from such lines of which it is not known what they find.
+    pub opaque: Vec<Opaque>,
+    /// Directories that `.pth` files name and that do not exist, with the file.
+    pub lost: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Largest `.pth` file read, in bytes.
@@ -113,11 +118,15 @@ impl Builder<'_> {
                     continue;
                 }
                 if line.starts_with("import ") || line.starts_with("import\t") {
-                    self.path.hooks.push((file.clone(), line.to_owned()));
+                    let (redirects, opaque) = editable::of_line(self.rootfs, dir, line);
+                    self.path.redirects.extend(redirects);
+                    self.path.opaque.extend(opaque);
                     continue;
                 }
                 let target = normal(&dir.join(line));
-                if !self.known.contains(&target) && self.rootfs.exists(&target) {
+                if !self.rootfs.exists(&target) {
+                    self.path.lost.push((target, file.clone()));
+                } else if !self.known.contains(&target) {
                     self.push(&target);
                 }
             }

@@ -55,8 +55,10 @@ pub enum Statement {
     Constant(CompactString, CompactString),
     /// A name alone: `try: NAME` asks whether it is defined.
     Name(CompactString),
-    /// `raise`
+    /// `raise`, or a call that raises: `sys.exit`.
     Raise,
+    /// `return`, inside of a function.
+    Return,
 }
 
 /// One import statement.
@@ -696,6 +698,13 @@ impl Builder<'_> {
                 }
             }
             b"raise" => self.push(Statement::Raise),
+            b"sys" if rest.starts_with(b".exit(") => self.push(Statement::Raise),
+            b"return" if self.is_in_function() => {
+                if rest.contains(&b'(') {
+                    self.expression(range, rest.trim_ascii(), number);
+                }
+                self.push(Statement::Return);
+            }
             _ => self.expression(range, text, number),
         }
     }
@@ -736,12 +745,15 @@ impl Builder<'_> {
 
     /// A call counts if it may be of a function that holds imports.
     fn call(&mut self, name: &[u8]) {
-        let is_inside = self.frames.iter().any(|f| matches!(f.kind, Kind::Function(_)));
         if let Ok(name) = std::str::from_utf8(name)
-            && (is_inside || self.callable.contains(name))
+            && (self.is_in_function() || self.callable.contains(name))
         {
             self.push(Statement::Call(name.into()));
         }
+    }
+
+    fn is_in_function(&self) -> bool {
+        self.frames.iter().any(|f| matches!(f.kind, Kind::Function(_)))
     }
 
     /// `("literal")` as the argument of a function that imports.
@@ -845,7 +857,8 @@ fn holds_import(statement: &Statement) -> bool {
         | Statement::Call(_)
         | Statement::Constant(..)
         | Statement::Name(_)
-        | Statement::Raise => false,
+        | Statement::Raise
+        | Statement::Return => false,
     }
 }
 

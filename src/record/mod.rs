@@ -143,7 +143,7 @@ impl Recorder {
             self.not_observed.insert(what.to_owned());
             return false;
         }
-        let Some(path) = named_path(pid, info) else { return false };
+        let Some(path) = self.named_path(pid, info) else { return false };
         match kind {
             Kind::Open(flags) => {
                 let creates = match flags {
@@ -167,6 +167,29 @@ impl Recorder {
             }
             Kind::Blind(_) => false,
         }
+    }
+
+    /// The path that a call names, made absolute with the directory that it is relative to.
+    fn named_path(&mut self, pid: Pid, info: &CallInfo) -> Option<PathBuf> {
+        let address = info.arguments[usize::from(info.call.path)];
+        let Some(bytes) = trace::read_text(pid, address) else {
+            if address != 0 {
+                self.not_observed.insert("files whose names could not be read from the memory of their program".into());
+            }
+            return None;
+        };
+        if bytes.is_empty() {
+            return None;
+        }
+        let path = PathBuf::from(OsString::from_vec(bytes));
+        if path.is_absolute() {
+            return Some(plain(&path));
+        }
+        let base = match info.call.directory.map(|at| info.arguments[usize::from(at)] as i32) {
+            None | Some(libc::AT_FDCWD) => fs::read_link(format!("/proc/{pid}/cwd")),
+            Some(fd) => fs::read_link(format!("/proc/{pid}/fd/{fd}")),
+        };
+        Some(plain(&base.ok()?.join(path)))
     }
 
     fn call_done(&mut self, pid: Pid) {
@@ -285,23 +308,6 @@ impl Recorder {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-/// The path that a call names, made absolute with the directory that it is relative to.
-fn named_path(pid: Pid, info: &CallInfo) -> Option<PathBuf> {
-    let bytes = trace::read_text(pid, info.arguments[usize::from(info.call.path)])?;
-    if bytes.is_empty() {
-        return None;
-    }
-    let path = PathBuf::from(OsString::from_vec(bytes));
-    if path.is_absolute() {
-        return Some(plain(&path));
-    }
-    let base = match info.call.directory.map(|at| info.arguments[usize::from(at)] as i32) {
-        None | Some(libc::AT_FDCWD) => fs::read_link(format!("/proc/{pid}/cwd")),
-        Some(fd) => fs::read_link(format!("/proc/{pid}/fd/{fd}")),
-    };
-    Some(plain(&base.ok()?.join(path)))
 }
 
 /// Without `.` and doubled slashes, which mean nothing; `..` stays, for it may follow a link.

@@ -373,11 +373,14 @@ unsafe fn become_program(gate: RawFd, say: RawFd, program: &Program, arguments: 
         }
         // The standard library ignores it in this program, and a program that is started inherits that.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        let install = || libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(program));
+        // Words as long as registers: what is shorter leaves the upper half of one as it was.
+        let none: c_long = 0;
+        let mode = c_long::from(libc::SECCOMP_SET_MODE_FILTER);
+        let install = || libc::syscall(libc::SYS_seccomp, mode, none, ptr::from_ref(program));
         let mut result = install();
         // Without CAP_SYS_ADMIN, a filter needs no_new_privs. With it, programs can keep gaining privileges.
         if result != 0 && *libc::__errno_location() == libc::EACCES {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_long, none, none, none);
             tell(b'p', 0);
             result = install();
         }
@@ -495,7 +498,7 @@ fn read_memory(pid: Pid, address: u64, buffer: &mut [u8]) -> usize {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let remote = libc::iovec { iov_base: address as usize as *mut libc::c_void, iov_len: buffer.len() };
     // SAFETY: the kernel writes at most the length of our buffer, and checks the address of the other process.
-    let count = unsafe { libc::syscall(libc::SYS_process_vm_readv, pid, &raw const local, 1, &raw const remote, 1, 0) };
+    let count = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
     usize::try_from(count).unwrap_or(0)
 }
 
@@ -529,7 +532,7 @@ pub fn read_word(pid: Pid, address: u64) -> Option<u64> {
 
 fn request(request: c_int, pid: Pid, address: c_long, data: c_long) -> io::Result<()> {
     // SAFETY: the requests used here read integers, or write a structure of ours whose size is given or fixed.
-    let result = unsafe { libc::syscall(libc::SYS_ptrace, c_long::from(request), pid, address, data) };
+    let result = unsafe { libc::syscall(libc::SYS_ptrace, c_long::from(request), c_long::from(pid), address, data) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

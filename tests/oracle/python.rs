@@ -53,6 +53,8 @@ def block(body, guards, out):
         elif isinstance(node, ast.ImportFrom):
             names = ",".join(a.name for a in node.names)
             out.append(f"{node.lineno} {'.' * node.level}{node.module or ''} {names} {guards}")
+        elif isinstance(node, ast.Return):
+            out.append(f"1 return {guards}")
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             if holds_import(node.body):
                 block(node.body, f"{guards}/def:{node.name}", out)
@@ -118,6 +120,7 @@ fn rows(statements: &[Statement], guards: &str, out: &mut Vec<String>) {
             Statement::Suppress { catches, body } => {
                 rows(body, &format!("{guards}/suppress:{}", flags(*catches)), out);
             }
+            Statement::Return => out.push(format!("1 return {guards}")),
             Statement::Call(_) | Statement::Constant(..) | Statement::Name(_) | Statement::Raise => {}
         }
     }

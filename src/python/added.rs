@@ -1,0 +1,170 @@
+//! Modules that a program makes findable itself, while it is imported: it adds a directory to `sys.path`, or puts the
+//! module into `sys.modules`.
+//!
+//! This is looked at only where a module is not found otherwise. What such code computes is not known, so a directory
+//! is sought where packages keep what they bring along: below themselves, and beside.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memchr::memmem;
+
+use super::finder::{Directory, File, Finder, Spec};
+
+/// How a module may be there that no entry of `sys.path` has.
+pub enum Added {
+    /// Nothing that was executed adds modules.
+    Nothing,
+    /// In a directory that was added.
+    Found(Spec),
+    /// It was put into `sys.modules`, or is made by an importer of the program's own.
+    Made,
+    /// This file adds directories, and none that was thought of has the module.
+    Unknown(PathBuf),
+}
+
+/// Depth of directories below a package that are looked at.
+const MAX_DEPTH: usize = 3;
+
+impl Finder<'_> {
+    /// Looks for what the `executed` files may have added under the name `module`.
+    pub fn added(&self, module: &str, executed: &[File]) -> Added {
+        let mut changed = self.opaque(module).map(Path::to_owned);
+        for file in executed {
+            let Ok(source) = self.source(file) else { continue };
+            if makes(&source, module) {
+                return Added::Made;
+            }
+            let Some(named) = changes_sys_path(&source) else { continue };
+            let path = file.path();
+            let roots = named.into_iter().chain(path.ancestors().skip(1).take(MAX_DEPTH).map(Path::to_owned));
+            let below = self.find_below(self.package_root(&path), module, MAX_DEPTH);
+            let found = below.or_else(|| roots.into_iter().find_map(|dir| self.find_below(&dir, module, 0)));
+            if let Some(spec) = found {
+                return Added::Found(spec);
+            }
+            changed.get_or_insert(path);
+        }
+        changed.map_or(Added::Nothing, Added::Unknown)
+    }
+
+    /// Whether a package may have submodules without a file.
+    pub fn makes_modules(&self, dirs: &[Arc<Directory>]) -> bool {
+        let [directory] = dirs else { return true };
+        let init = File { directory: Arc::clone(directory), name: "__init__.py".into() };
+        self.source(&init).map_or(true, |source| ["sys.modules", "__path__"].iter().any(|m| has(&source, m)))
+    }
+}
+
+/// Whether the source puts `module` into `sys.modules`, or has an importer and names the module.
+fn makes(source: &[u8], module: &str) -> bool {
+    let names = ['"', '\''].iter().any(|q| memmem::find(source, format!("{q}{module}{q}").as_bytes()).is_some());
+    let sets = |at: usize| {
+        let rest = &source[at + b"sys.modules".len()..];
+        let line = rest.split(|c| *c == b'\n').next().unwrap_or(rest);
+        let is_set = line.starts_with(b"[") && memmem::find(line, b"] = ").is_some();
+        is_set || line.starts_with(b".setdefault(") || line.starts_with(b".update(")
+    };
+    let adds_importer = || ["insert(", "append("].iter().any(|m| has(source, &format!("meta_path.{m}")));
+    names && (memmem::find_iter(source, b"sys.modules").any(sets) || adds_importer())
+}
+
+fn has(source: &[u8], text: &str) -> bool {
+    memmem::find(source, text.as_bytes()).is_some()
+}
+
+/// Whether the source changes `sys.path` when it is imported; the directories that it names for that.
+fn changes_sys_path(source: &[u8]) -> Option<Vec<PathBuf>> {
+    let changes = |at: &usize| {
+        let rest = source[at + b"sys.path".len()..].trim_ascii_start();
+        let assigns = rest.starts_with(b"=") && !rest.starts_with(b"==");
+        let is_item_set = || {
+            let line = rest.split(|c| *c == b'\n').next().unwrap_or(rest);
+            line.starts_with(b"[") && memmem::find(line, b"] = ").is_some()
+        };
+        assigns
+            || [&b"+="[..], b".insert(", b".append(", b".extend("].iter().any(|m| rest.starts_with(m))
+            || is_item_set()
+    };
+    let of_path = memmem::find_iter(source, b"sys.path").filter(changes);
+    let places: Vec<usize> = of_path.chain(memmem::find_iter(source, b"addsitedir(")).collect();
+    let mut executed = places.into_iter().filter(|at| is_executed(source, *at)).peekable();
+    executed.peek()?;
+    Some(executed.flat_map(|at| paths(source, at)).collect())
+}
+
+/// Absolute paths that are literals in the line at `at`.
+fn paths(source: &[u8], at: usize) -> Vec<PathBuf> {
+    let line = source[at..].split(|c| *c == b'\n').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    line.split(['"', '\'']).filter(|text| text.starts_with('/')).map(PathBuf::from).collect()
+}
+
+/// Whether what stands at `at` is executed by an import: not in a comment, in no function that the file does not call
+/// itself, and not only when it is the program.
+fn is_executed(source: &[u8], at: usize) -> bool {
+    let line_start = |at: usize| memchr::memrchr(b'\n', &source[..at]).map_or(0, |n| n + 1);
+    let indent_of = |line: &[u8]| line.iter().take_while(|c| matches!(c, b' ' | b'\t')).count();
+    let mut start = line_start(at);
+    if source[start..at].contains(&b'#') {
+        return false;
+    }
+    let mut indent = indent_of(&source[start..]);
+    while indent > 0 && start > 0 {
+        let end = start - 1;
+        start = line_start(end);
+        let line = &source[start..end];
+        let own = indent_of(line);
+        let text = line.trim_ascii();
+        if text.is_empty() || text.starts_with(b"#") || own >= indent {
+            continue;
+        }
+        indent = own;
+        let text = text.strip_prefix(b"async ").unwrap_or(text);
+        if let Some(rest) = text.strip_prefix(b"def ") {
+            let name = rest.split(|c| *c == b'(').next().unwrap_or_default();
+            let call = [name.trim_ascii(), b"("].concat();
+            let is_call = |n: usize| !source[..n].ends_with(b"def ");
+            if name.is_empty() || !memmem::find_iter(source, &call).any(is_call) {
+                return false;
+            }
+        }
+        if text.starts_with(b"if __name__") && text.ends_with(b":") {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_an_import_makes() {
+        for (source, expected) in [
+            ("import sys\nsys.path.insert(0, '/opt/app/lib')\n", Some(&["/opt/app/lib"][..])),
+            ("sys.path += ['/a', '/b']\n", Some(&["/a", "/b"])),
+            ("sys.path[0:0] = [x]\n", Some(&[])),
+            ("if True:\n    sys.path.append(os.path.dirname(__file__))\n", Some(&[])),
+            ("def f():\n    x = 1\n\n    sys.path.append(x)\n\n\nf()\n", Some(&[])),
+            ("import site\nsite.addsitedir('/a')\n", Some(&["/a"])),
+            ("def f():\n    sys.path.append(x)\n", None),
+            ("if __name__ == '__main__':\n    sys.path.append(x)\n", None),
+            ("# sys.path.append(x)\nprint(sys.path, sys.path[0], sys.path == [])\n", None),
+        ] {
+            let found = changes_sys_path(source.as_bytes());
+            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+            assert_eq!(found, expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn modules_that_a_program_makes() {
+        assert!(makes(b"sys.modules['yaml'] = types.ModuleType('yaml')", "yaml"));
+        assert!(makes(b"sys.modules.setdefault(\"yaml\", x)", "yaml"));
+        assert!(makes(b"sys.meta_path.append(X())\nNAMES = ['yaml']", "yaml"));
+        assert!(!makes(b"if 'yaml' in sys.modules: pass", "yaml"));
+        assert!(!makes(b"sys.modules['yaml.x'] = 1", "yaml"));
+    }
+}
