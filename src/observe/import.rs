@@ -118,6 +118,9 @@ impl<'e> Run<'e> {
 
     /// Tries the extension modules of the package that its import did not load, each in a process of its own: they
     /// may be loaded later, or never. Those that `is_tried` elsewhere are left out.
+    ///
+    /// The statements of Python do not tell what compiled modules import of one another (`PyImport_ImportModule`, which
+    /// is what `cimport` becomes). Where one fails or is gone, its name in a compiled module that is imported does.
     pub fn unreached(
         &mut self,
         subject: &Subject,
@@ -142,11 +145,14 @@ impl<'e> Run<'e> {
             .filter_map(|f| self.extension_module(entry, &f).map(|module| (f, module)))
             .take(MAX_UNREACHED)
             .collect();
-        parallel::map(&modules, |(path, module)| {
-            let mut process = process.clone();
+        let steps = parallel::map(&modules, |(path, module)| {
             let file = path.to_string_lossy().into_owned();
+            if !self.examination.rootfs.exists(path) {
+                return None;
+            }
+            let mut process = process.clone();
             let by = interpreter(&process);
-            Step {
+            Some(Step {
                 what: format!("import {module}"),
                 how: How::Import,
                 because: Vec::new(),
@@ -154,8 +160,60 @@ impl<'e> Run<'e> {
                 outcome: dlopen(&mut process, &file, by, Mode::NOW),
                 user_sees: None,
                 file,
+            })
+        });
+        if steps.iter().flatten().all(|s| matches!(s.outcome, StepOutcome::Ok(_))) && steps.iter().all(Option::is_some)
+        {
+            return steps.into_iter().flatten().collect();
+        }
+        let imported = process.objects().map(|(_, o)| o.path.clone()).filter(|p| p.starts_with(package(entry)));
+        let named = self.named(imported.collect(), &modules);
+        let mut tried = Vec::new();
+        for ((_, module), step) in modules.iter().zip(steps) {
+            match (step, named.get(module.as_str())) {
+                (Some(step), Some(by)) if !matches!(step.outcome, StepOutcome::Ok(_)) => {
+                    tried.push(Step { weight: Weight::Required, because: vec![by.display().to_string()], ..step });
+                }
+                (Some(step), _) => tried.push(step),
+                (None, Some(by)) => {
+                    let (module, chain) = (module.clone(), Vec::new());
+                    let mut step = self.missing(&Miss { module, chain, name_of: None, doubt: None });
+                    if let StepOutcome::NotFound(absence) = &mut step.outcome {
+                        absence.notes.push(("imported by".into(), by.display().to_string()));
+                    }
+                    tried.push(step);
+                }
+                (None, None) => {}
             }
-        })
+        }
+        tried
+    }
+
+    /// Which of the `modules` are named in one of the files, or in a module that is; each with the file that names it.
+    fn named<'m>(&self, mut files: Vec<PathBuf>, modules: &'m [(PathBuf, String)]) -> FxHashMap<&'m str, PathBuf> {
+        let paths: FxHashMap<&str, &Path> =
+            modules.iter().map(|(path, name)| (name.as_str(), path.as_path())).collect();
+        let Some(top) = modules.first().and_then(|(_, name)| name.split('.').next()) else {
+            return FxHashMap::default();
+        };
+        let prefix = format!("{top}.");
+        let is_name = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
+        let mut named = FxHashMap::default();
+        while let Some(file) = files.pop() {
+            let Ok((map, _)) = self.examination.rootfs.map(&file) else { continue };
+            for at in memchr::memmem::find_iter(&map, prefix.as_bytes()) {
+                let length = map[at..].iter().take_while(|c| is_name(c)).count();
+                let is_whole = map.get(at + length) == Some(&0) && !at.checked_sub(1).is_some_and(|n| is_name(&map[n]));
+                let name = std::str::from_utf8(&map[at..at + length]).unwrap_or_default();
+                if let Some((name, path)) =
+                    paths.get_key_value(name).filter(|(name, _)| is_whole && !named.contains_key(*name))
+                {
+                    named.insert(*name, file.clone());
+                    files.push(path.to_path_buf());
+                }
+            }
+        }
+        named
     }
 
     /// The module whose file this is; none for other libraries, and for those of tests.
@@ -163,10 +221,10 @@ impl<'e> Run<'e> {
         let relative = file.strip_prefix(entry).ok()?.to_str()?;
         let suffix = self.python.suffixes.iter().find(|s| relative.ends_with(s.as_str()))?;
         let module = relative.strip_suffix(suffix.as_str())?.replace('/', ".");
-        if module.contains("test") || !self.examination.rootfs.is_file(file) {
+        if module.contains("test") {
             return None;
         }
-        if suffix == ".so" {
+        if suffix == ".so" && self.examination.rootfs.exists(file) {
             // Any library may be called like that; what Python asks for tells.
             let (map, _) = self.examination.rootfs.map(file).ok()?;
             let elf = Elf::parse(map, Machine::host()).ok()?;

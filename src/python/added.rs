@@ -23,6 +23,7 @@ pub enum Added {
     Unknown(PathBuf),
 }
 
+const SYS_PATH: &[u8] = b"sys.path";
 /// Depth of directories below a package that are looked at.
 const MAX_DEPTH: usize = 3;
 
@@ -35,15 +36,18 @@ impl Finder<'_> {
             if makes(&source, module) {
                 return Added::Made;
             }
-            let Some(named) = changes_sys_path(&source) else { continue };
+            let Some(change) = changes_sys_path(&source) else { continue };
             let path = file.path();
-            let roots = named.into_iter().chain(path.ancestors().skip(1).take(MAX_DEPTH).map(Path::to_owned));
-            let below = self.find_below(self.package_root(&path), module, MAX_DEPTH);
-            let found = below.or_else(|| roots.into_iter().find_map(|dir| self.find_below(&dir, module, 0)));
-            if let Some(spec) = found {
+            let near = path.ancestors().skip(1).take(MAX_DEPTH).map(Path::to_owned);
+            let below = || self.find_below(self.package_root(&path), module, MAX_DEPTH);
+            let dirs = change.named.into_iter().chain(near.filter(|_| change.computed));
+            let named = dirs.into_iter().find_map(|dir| self.find_below(&dir, module, 0));
+            if let Some(spec) = named.or_else(|| below().filter(|_| change.computed)) {
                 return Added::Found(spec);
             }
-            changed.get_or_insert(path);
+            if change.computed {
+                changed.get_or_insert(path);
+            }
         }
         changed.map_or(Added::Nothing, Added::Unknown)
     }
@@ -61,7 +65,7 @@ fn makes(source: &[u8], module: &str) -> bool {
     let names = ['"', '\''].iter().any(|q| memmem::find(source, format!("{q}{module}{q}").as_bytes()).is_some());
     let sets = |at: usize| {
         let rest = &source[at + b"sys.modules".len()..];
-        let line = rest.split(|c| *c == b'\n').next().unwrap_or(rest);
+        let line = first_line(rest);
         let is_set = line.starts_with(b"[") && memmem::find(line, b"] = ").is_some();
         is_set || line.starts_with(b".setdefault(") || line.starts_with(b".update(")
     };
@@ -73,31 +77,50 @@ fn has(source: &[u8], text: &str) -> bool {
     memmem::find(source, text.as_bytes()).is_some()
 }
 
-/// Whether the source changes `sys.path` when it is imported; the directories that it names for that.
-fn changes_sys_path(source: &[u8]) -> Option<Vec<PathBuf>> {
+/// How a source file changes `sys.path`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Change {
+    /// Directories that are written there.
+    named: Vec<PathBuf>,
+    /// Whether it adds others, too.
+    computed: bool,
+}
+
+/// How the source changes `sys.path` when it is imported.
+fn changes_sys_path(source: &[u8]) -> Option<Change> {
     let changes = |at: &usize| {
-        let rest = source[at + b"sys.path".len()..].trim_ascii_start();
+        let rest = source[at + SYS_PATH.len()..].trim_ascii_start();
         let assigns = rest.starts_with(b"=") && !rest.starts_with(b"==");
-        let is_item_set = || {
-            let line = rest.split(|c| *c == b'\n').next().unwrap_or(rest);
-            line.starts_with(b"[") && memmem::find(line, b"] = ").is_some()
-        };
+        let is_item_set = || rest.starts_with(b"[") && memmem::find(first_line(rest), b"] = ").is_some();
         assigns
             || [&b"+="[..], b".insert(", b".append(", b".extend("].iter().any(|m| rest.starts_with(m))
             || is_item_set()
     };
-    let of_path = memmem::find_iter(source, b"sys.path").filter(changes);
-    let places: Vec<usize> = of_path.chain(memmem::find_iter(source, b"addsitedir(")).collect();
-    let mut executed = places.into_iter().filter(|at| is_executed(source, *at)).peekable();
-    executed.peek()?;
-    Some(executed.flat_map(|at| paths(source, at)).collect())
+    let of_path = memmem::find_iter(source, SYS_PATH).filter(changes).map(|at| at + SYS_PATH.len());
+    let of_site = memmem::find_iter(source, b"addsitedir(");
+    let mut change: Option<Change> = None;
+    for at in of_path.chain(of_site).filter(|at| is_executed(source, *at)) {
+        let change = change.get_or_insert_default();
+        let line = String::from_utf8_lossy(first_line(&source[at..]));
+        for (n, text) in line.split(['"', '\'']).enumerate() {
+            let is_literal = n % 2 == 1;
+            if is_literal && text.starts_with('/') {
+                change.named.push(PathBuf::from(text));
+            } else {
+                let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+                let is_plain = |word: &str| {
+                    ["insert", "append", "extend", "addsitedir"].contains(&word)
+                        || word.chars().all(|c| c.is_ascii_digit())
+                };
+                change.computed |= is_literal || !words.into_iter().all(is_plain);
+            }
+        }
+    }
+    change
 }
 
-/// Absolute paths that are literals in the line at `at`.
-fn paths(source: &[u8], at: usize) -> Vec<PathBuf> {
-    let line = source[at..].split(|c| *c == b'\n').next().unwrap_or_default();
-    let line = String::from_utf8_lossy(line);
-    line.split(['"', '\'']).filter(|text| text.starts_with('/')).map(PathBuf::from).collect()
+fn first_line(text: &[u8]) -> &[u8] {
+    text.split(|c| *c == b'\n').next().unwrap_or(text)
 }
 
 /// Whether what stands at `at` is executed by an import: not in a comment, in no function that the file does not call
@@ -142,20 +165,24 @@ mod tests {
 
     #[test]
     fn changes_that_an_import_makes() {
-        for (source, expected) in [
-            ("import sys\nsys.path.insert(0, '/opt/app/lib')\n", Some(&["/opt/app/lib"][..])),
-            ("sys.path += ['/a', '/b']\n", Some(&["/a", "/b"])),
-            ("sys.path[0:0] = [x]\n", Some(&[])),
-            ("if True:\n    sys.path.append(os.path.dirname(__file__))\n", Some(&[])),
-            ("def f():\n    x = 1\n\n    sys.path.append(x)\n\n\nf()\n", Some(&[])),
-            ("import site\nsite.addsitedir('/a')\n", Some(&["/a"])),
-            ("def f():\n    sys.path.append(x)\n", None),
-            ("if __name__ == '__main__':\n    sys.path.append(x)\n", None),
-            ("# sys.path.append(x)\nprint(sys.path, sys.path[0], sys.path == [])\n", None),
+        for (source, named, computed) in [
+            ("import sys\nsys.path.insert(0, '/opt/app/lib')\n", &["/opt/app/lib"][..], false),
+            ("sys.path += ['/a', '/b']\n", &["/a", "/b"], false),
+            ("sys.path[0:0] = [x]\n", &[], true),
+            ("sys.path.append('vendor')\n", &[], true),
+            ("if True:\n    sys.path.append(os.path.dirname(__file__))\n", &[], true),
+            ("def f():\n    x = 1\n\n    sys.path.append(x)\n\n\nf()\n", &[], true),
+            ("import site\nsite.addsitedir('/a')\n", &["/a"], false),
         ] {
-            let found = changes_sys_path(source.as_bytes());
-            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect::<Vec<_>>());
-            assert_eq!(found, expected, "{source}");
+            let named = named.iter().map(PathBuf::from).collect();
+            assert_eq!(changes_sys_path(source.as_bytes()), Some(Change { named, computed }), "{source}");
+        }
+        for source in [
+            "def f():\n    sys.path.append(x)\n",
+            "if __name__ == '__main__':\n    sys.path.append(x)\n",
+            "# sys.path.append(x)\nprint(sys.path, sys.path[0], sys.path == [])\n",
+        ] {
+            assert_eq!(changes_sys_path(source.as_bytes()), None, "{source}");
         }
     }
 

@@ -556,6 +556,8 @@ impl<'a, W: World> Importer<'a, W> {
                 return Some(false);
             }
             "True" | "1" | "__debug__" => return Some(true),
+            // What SWIG writes into each of its modules asks for it.
+            "__package__" => return Some(!scope.package.is_empty()),
             _ => {}
         }
         if let Some(value) = scope.constants.get(condition) {

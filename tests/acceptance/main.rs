@@ -10,6 +10,7 @@
 
 mod containers;
 mod driver;
+mod editable;
 mod fatbins;
 mod live;
 mod parts;
@@ -358,6 +359,7 @@ fn main() {
     list.extend(torch.iter().flat_map(parts::trials));
     list.extend(torch.iter().flat_map(record::trials));
     list.extend(torch.iter().flat_map(slim::trials));
+    list.extend(editable::trials(all));
     list.extend(driver::trials());
     list.extend(releases::trials());
     list.extend(containers::trials());
