@@ -29,6 +29,10 @@ const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
     are expected in the `torch._C` namespace. This can occur when
     or by running Python from a different directory.";
 
+/// What OpenCV says where it finds itself in the place of its extension module.
+const CV2_LOST: &str =
+    "ImportError: ERROR: recursion is detected during loading of \"cv2\" binary extensions. Check OpenCV installation.";
+
 /// The import of one module.
 pub struct Run<'e> {
     examination: &'e Examination,
@@ -36,6 +40,8 @@ pub struct Run<'e> {
     finder: &'e Finder<'e>,
     /// What RECORD files list, by the entry of `sys.path`.
     records: FxHashMap<PathBuf, Listed>,
+    /// Modules that the last import did not find, and did without.
+    done_without: FxHashSet<String>,
 }
 
 /// Names of shared objects, by their directory.
@@ -58,7 +64,7 @@ struct Records<'e> {
 impl<'e> Run<'e> {
     /// A run of `python`.
     pub fn new(examination: &'e Examination, python: &'e Interpreter, finder: &'e Finder<'e>) -> Self {
-        Self { examination, python, finder, records: FxHashMap::default() }
+        Self { examination, python, finder, records: FxHashMap::default(), done_without: FxHashSet::default() }
     }
 
     /// Imports `module` into `process`. What fails is assumed to be mended, until the import comes to its end.
@@ -83,6 +89,7 @@ impl<'e> Run<'e> {
                     }
                 }
                 broken.append(&mut steps);
+                self.done_without = trace.missing.into_iter().map(|miss| miss.module).collect();
                 break;
             }
             // The exception that left the import is that of the last thing that failed.
@@ -119,8 +126,8 @@ impl<'e> Run<'e> {
     /// Tries the extension modules of the package that its import did not load, each in a process of its own: they
     /// may be loaded later, or never. Those that `is_tried` elsewhere are left out.
     ///
-    /// The statements of Python do not tell what compiled modules import of one another (`PyImport_ImportModule`, which
-    /// is what `cimport` becomes). Where one fails or is gone, its name in a compiled module that is imported does.
+    /// The statements of Python do not tell what compiled modules import of one another (`cimport`, which becomes
+    /// `PyImport_ImportModule`). Where one fails or is gone, its name in a module of Cython that is imported does.
     pub fn unreached(
         &mut self,
         subject: &Subject,
@@ -135,6 +142,8 @@ impl<'e> Run<'e> {
         if subject.unknown.is_some() || subject.steps.iter().any(is_broken) {
             return Vec::new();
         }
+        // Python's own statements have tried these.
+        let failed: FxHashSet<&str> = subject.steps.iter().map(|s| s.file.as_str()).collect();
         let mut records = Records { examination: self.examination, python: self.python, records: &mut self.records };
         let listed = records.listed(entry).iter().filter(|(dir, _)| dir.starts_with(package(entry)));
         let mut files: Vec<PathBuf> = listed.flat_map(|(dir, names)| names.iter().map(|n| dir.join(n))).collect();
@@ -143,6 +152,7 @@ impl<'e> Run<'e> {
             .into_iter()
             .filter(|f| process.loaded(f.as_os_str()).is_none() && !is_tried(&f.to_string_lossy()))
             .filter_map(|f| self.extension_module(entry, &f).map(|module| (f, module)))
+            .filter(|(f, module)| !self.done_without.contains(module) && !failed.contains(&*f.to_string_lossy()))
             .take(MAX_UNREACHED)
             .collect();
         let steps = parallel::map(&modules, |(path, module)| {
@@ -201,6 +211,10 @@ impl<'e> Run<'e> {
         let mut named = FxHashMap::default();
         while let Some(file) = files.pop() {
             let Ok((map, _)) = self.examination.rootfs.map(&file) else { continue };
+            // What Cython imports it needs; others may look at what came of it.
+            if memchr::memmem::find(&map, b"__pyx_").is_none() {
+                continue;
+            }
             for at in memchr::memmem::find_iter(&map, prefix.as_bytes()) {
                 let length = map[at..].iter().take_while(|c| is_name(c)).count();
                 let is_whole = map.get(at + length) == Some(&0) && !at.checked_sub(1).is_some_and(|n| is_name(&map[n]));
@@ -262,6 +276,7 @@ impl<'e> Run<'e> {
         let package = module.rsplit_once('.').map_or("", |(p, _)| p);
         let user_sees = match name_of {
             _ if module == TORCH_C => TORCH_C_LOST.to_owned(),
+            _ if module == "cv2.cv2" => CV2_LOST.to_owned(),
             None => format!("ModuleNotFoundError: No module named '{module}'"),
             Some((file, true)) => format!(
                 "ImportError: cannot import name '{stem}' from partially initialized module '{package}' (most likely \

@@ -490,6 +490,13 @@ impl<'a, W: World> Importer<'a, W> {
         }
         self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });
         self.guarded = scope.guarded;
+        if base == scope.package {
+            let outcome = self.own_extension(&base, scope);
+            if outcome.is_err() {
+                self.chain.pop();
+                return outcome;
+            }
+        }
         let outcome = self.import_dotted(&base).and_then(|()| match &import.names {
             None => Ok(()),
             Some(names) => self.import_names(&base, names),
@@ -503,6 +510,34 @@ impl<'a, W: World> Importer<'a, W> {
             }
         }
         outcome
+    }
+
+    /// A package that imports itself once more, out of `sys.modules` and with its directory in `sys.path`, means the
+    /// extension module of its own name: that is how OpenCV loads.
+    fn own_extension(&mut self, package: &str, scope: &Scope<'_>) -> Result<(), Raised> {
+        let Some(search) = self.modules.get(package).and_then(|m| m.search.clone()) else { return Ok(()) };
+        let [dir] = &*search else { return Ok(()) };
+        let init = File { directory: dir.clone(), name: "__init__.py".into() };
+        let leaves = |source: &[u8]| memchr::memmem::find(source, b"sys.modules.pop(").is_some();
+        if *scope.file != *init.path() || !self.finder.source(&init).is_ok_and(|source| leaves(&source)) {
+            return Ok(());
+        }
+        let tail = package.rsplit('.').next().unwrap_or(package);
+        match self.finder.find_below(&dir.path, tail, 1) {
+            Some(Spec::Extension { file, .. }) => {
+                let extension = Extension { module: package, path: &file.path(), chain: &self.chain };
+                self.world.load(&extension)
+            }
+            None if self.world.is_lost(dir, tail) => {
+                let (module, chain) = (format!("{package}.{tail}"), self.chain.clone());
+                if self.world.is_assumed(&module) {
+                    return Ok(());
+                }
+                self.trace.missing.push(Miss { module, chain, name_of: None, doubt: None });
+                Err(Raised::NotFound)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// `_handle_fromlist`: a name that is a submodule is imported.
