@@ -587,11 +587,13 @@ struct Frame {
     kind: Kind,
     indent: Option<usize>,
     body: Vec<Statement>,
+    /// Whether the block that ended last was that of a loop, so that an `else` is the loop's.
+    after_loop: bool,
 }
 
 impl Frame {
     fn new(kind: Kind, indent: Option<usize>) -> Self {
-        Self { kind, indent, body: Vec::new() }
+        Self { kind, indent, body: Vec::new(), after_loop: false }
     }
 }
 
@@ -635,8 +637,11 @@ impl Builder<'_> {
             b"with" => header.map(|h| {
                 let text = String::from_utf8_lossy(h);
                 match text.split_once("suppress(") {
-                    Some((_, inner)) => Kind::Suppress(Catches::parse(inner.split(')').next().unwrap_or(inner))),
-                    None => Kind::Inline,
+                    Some((before, inner)) if !before.ends_with(|c: char| c.is_alphanumeric() || c == '_') => {
+                        let what = inner.split(')').next().unwrap_or(inner).trim();
+                        Kind::Suppress(if what.is_empty() { Catches::default() } else { Catches::parse(what) })
+                    }
+                    _ => Kind::Inline,
                 }
             }),
             b"try" => header.filter(|h| h.trim_ascii().is_empty()).map(|_| Kind::Try),
@@ -779,6 +784,7 @@ impl Builder<'_> {
         let Some(frame) = self.frames.pop() else { return };
         let Some(parent) = self.frames.last_mut() else { return };
         let body = frame.body;
+        let after_loop = std::mem::replace(&mut parent.after_loop, frame.kind == Kind::Inline);
         match frame.kind {
             Kind::Module => {}
             Kind::Class | Kind::Inline => parent.body.extend(body),
@@ -801,10 +807,11 @@ impl Builder<'_> {
                     handlers.push(Handler { catches, body });
                 }
             }
+            // `for … else`, `while … else`
+            Kind::Else if after_loop => parent.body.extend(body),
             Kind::Else => match parent.body.last_mut() {
                 Some(Statement::Try { otherwise, .. }) => *otherwise = body,
                 Some(Statement::If { otherwise, .. }) => *otherwise = Some(body),
-                // `for … else`, `while … else`
                 _ => parent.body.extend(body),
             },
             Kind::Finally => {

@@ -41,7 +41,7 @@ fn run(needs: &str, backend: &str, table: &str) -> Result<(), Failed> {
         must(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(arguments));
     };
     pip(&["--upgrade", "pip"]);
-    pip(&needs.split(' ').collect::<Vec<_>>());
+    pip(&["--upgrade"].into_iter().chain(needs.split(' ')).collect::<Vec<_>>());
     for (file, text) in [
         ("app/__init__.py", "'''An application.'''\n__version__ = '1'\nfrom .part import data\n"),
         ("app/part.py", if backend.starts_with("flit") { "data = 1\n" } else { "import app_data as data\n" }),

@@ -73,7 +73,7 @@ def block(body, guards, out):
             block(rest, guards + "/else", out)
         elif isinstance(node, ast.With):
             suppress = [i.context_expr for i in node.items if isinstance(i.context_expr, ast.Call)
-                        and ast.unparse(i.context_expr.func).endswith("suppress")]
+                        and ast.unparse(i.context_expr.func).split(".")[-1] == "suppress"]
             what = catches(ast.Tuple(suppress[0].args)) if suppress else ""
             block(node.body, guards + ("/suppress:" + what if suppress else ""), out)
         elif isinstance(node, getattr(ast, "Match", ())):
