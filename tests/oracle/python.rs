@@ -1,5 +1,6 @@
 //! Python's own word: which imports its parser sees in a file, and what its `site` makes of an environment.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
@@ -170,7 +171,7 @@ fn imports_of_every_source_file() {
     let mut differences = Vec::new();
     let mut compared = 0;
     for (path, line) in list.iter().zip(told.lines()) {
-        let Some(real) = serde_json::from_str::<Option<Vec<String>>>(line).unwrap() else { continue };
+        let Some(mut real) = serde_json::from_str::<Option<Vec<String>>>(line).unwrap() else { continue };
         compared += 1;
         let source = fs::read(path).unwrap();
         let mut own = Vec::new();
@@ -184,6 +185,11 @@ fn imports_of_every_source_file() {
             let is_call = text.contains("__import__(") || text.contains("import_module(");
             real.contains(row) || !(is_call || calls && row.contains("/def:"))
         });
+        // Functions of one name are not told apart, and only some of them may hold imports.
+        for rows in [&mut own, &mut real] {
+            let mut seen = HashSet::new();
+            rows.retain(|row| !row.contains(" return ") || seen.insert(row.clone()));
+        }
         if own != real {
             let lost = real.iter().filter(|r| !own.contains(r));
             let more = own.iter().filter(|r| !real.contains(r));
