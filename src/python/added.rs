@@ -24,6 +24,15 @@ pub enum Added {
 }
 
 const SYS_PATH: &[u8] = b"sys.path";
+/// What changes `sys.path`.
+const METHODS: [&str; 4] = ["insert", "append", "extend", "addsitedir"];
+/// Of what a directory near a file is made.
+const PATHS: [&str; 15] = [
+    "__file__", "os", "path", "dirname", "abspath", "realpath", "normpath", "join", "pardir", "str", "Path", "pathlib",
+    "parent", "parents", "resolve",
+];
+/// Bytes of a value in which the place of the file is looked for.
+const MAX_VALUE: usize = 160;
 /// Depth of directories below a package that are looked at.
 const MAX_DEPTH: usize = 3;
 
@@ -40,12 +49,13 @@ impl Finder<'_> {
             let path = file.path();
             let near = path.ancestors().skip(1).take(MAX_DEPTH).map(Path::to_owned);
             let below = || self.find_below(self.package_root(&path), module, MAX_DEPTH);
-            let dirs = change.named.into_iter().chain(near.filter(|_| change.computed));
+            let is_near = change.near || change.unknown;
+            let dirs = change.named.into_iter().chain(near.filter(|_| is_near));
             let named = dirs.into_iter().find_map(|dir| self.find_below(&dir, module, 0));
-            if let Some(spec) = named.or_else(|| below().filter(|_| change.computed)) {
+            if let Some(spec) = named.or_else(|| below().filter(|_| is_near)) {
                 return Added::Found(spec);
             }
-            if change.computed {
+            if change.unknown {
                 changed.get_or_insert(path);
             }
         }
@@ -82,8 +92,10 @@ fn has(source: &[u8], text: &str) -> bool {
 struct Change {
     /// Directories that are written there.
     named: Vec<PathBuf>,
-    /// Whether it adds others, too.
-    computed: bool,
+    /// Whether it adds directories that it makes from its own place.
+    near: bool,
+    /// Whether it adds others.
+    unknown: bool,
 }
 
 /// How the source changes `sys.path` when it is imported.
@@ -102,21 +114,39 @@ fn changes_sys_path(source: &[u8]) -> Option<Change> {
     for at in of_path.chain(of_site).filter(|at| is_executed(source, *at)) {
         let change = change.get_or_insert_default();
         let line = String::from_utf8_lossy(first_line(&source[at..]));
+        let mut computed = false;
+        let mut is_near = true;
         for (n, text) in line.split(['"', '\'']).enumerate() {
-            let is_literal = n % 2 == 1;
-            if is_literal && text.starts_with('/') {
-                change.named.push(PathBuf::from(text));
-            } else {
-                let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-                let is_plain = |word: &str| {
-                    ["insert", "append", "extend", "addsitedir"].contains(&word)
-                        || word.chars().all(|c| c.is_ascii_digit())
-                };
-                change.computed |= is_literal || !words.into_iter().all(is_plain);
+            if n % 2 == 1 {
+                computed |= !text.starts_with('/');
+                change.named.extend(text.starts_with('/').then(|| PathBuf::from(text)));
+                continue;
+            }
+            let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            for word in words.filter(|w| !w.chars().all(|c| c.is_ascii_digit()) && !METHODS.contains(w)) {
+                computed = true;
+                is_near &= PATHS.contains(&word) || is_made_from_file(source, word);
             }
         }
+        is_near &= line.contains("__file__")
+            || line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|w| is_made_from_file(source, w));
+        change.near |= computed && is_near;
+        change.unknown |= computed && !is_near;
     }
     change
+}
+
+/// Whether a variable of this name is assigned something that is made from the place of the file.
+fn is_made_from_file(source: &[u8], name: &str) -> bool {
+    if name.is_empty() || PATHS.contains(&name) || METHODS.contains(&name) {
+        return false;
+    }
+    let assignment = format!("{name} = ");
+    let is_word = |at: &usize| at.checked_sub(1).is_none_or(|n| matches!(source[n], b' ' | b'\t' | b'\n'));
+    memmem::find_iter(source, assignment.as_bytes()).filter(is_word).any(|at| {
+        let value = &source[at + assignment.len()..];
+        memmem::find(&value[..value.len().min(MAX_VALUE)], b"__file__").is_some()
+    })
 }
 
 fn first_line(text: &[u8]) -> &[u8] {
@@ -165,17 +195,23 @@ mod tests {
 
     #[test]
     fn changes_that_an_import_makes() {
-        for (source, named, computed) in [
-            ("import sys\nsys.path.insert(0, '/opt/app/lib')\n", &["/opt/app/lib"][..], false),
-            ("sys.path += ['/a', '/b']\n", &["/a", "/b"], false),
-            ("sys.path[0:0] = [x]\n", &[], true),
-            ("sys.path.append('vendor')\n", &[], true),
-            ("if True:\n    sys.path.append(os.path.dirname(__file__))\n", &[], true),
-            ("def f():\n    x = 1\n\n    sys.path.append(x)\n\n\nf()\n", &[], true),
-            ("import site\nsite.addsitedir('/a')\n", &["/a"], false),
+        for (source, named, near, unknown) in [
+            ("import sys\nsys.path.insert(0, '/opt/app/lib')\n", &["/opt/app/lib"][..], false, false),
+            ("sys.path += ['/a', '/b']\n", &["/a", "/b"], false, false),
+            ("sys.path[0:0] = [x]\n", &[], false, true),
+            ("sys.path.append('vendor')\n", &[], false, true),
+            ("if True:\n    sys.path.append(os.path.dirname(__file__))\n", &[], true, false),
+            (
+                "here = os.path.join(\n    os.path.dirname(__file__), 'x'\n)\nsys.path.insert(0, here)\n",
+                &[],
+                true,
+                false,
+            ),
+            ("def f():\n    x = 1\n\n    sys.path.append(x)\n\n\nf()\n", &[], false, true),
+            ("import site\nsite.addsitedir('/a')\n", &["/a"], false, false),
         ] {
             let named = named.iter().map(PathBuf::from).collect();
-            assert_eq!(changes_sys_path(source.as_bytes()), Some(Change { named, computed }), "{source}");
+            assert_eq!(changes_sys_path(source.as_bytes()), Some(Change { named, near, unknown }), "{source}");
         }
         for source in [
             "def f():\n    sys.path.append(x)\n",
