@@ -167,10 +167,11 @@ impl<'r> Finder<'r> {
         let mut read = 0;
         for deeper in (0..=depth).rev() {
             let search: Search = level.clone().into();
-            if let Some(found @ (Spec::Source { .. } | Spec::Extension { .. } | Spec::Opaque { .. })) =
-                self.find(module, Some(&search))
-            {
-                return Some(found);
+            match self.find(module, Some(&search)) {
+                // Any directory could be one without `__init__.py`.
+                Some(Spec::Namespace(dirs)) if !dirs.iter().any(|dir| self.holds_modules(dir)) => {}
+                Some(found) => return Some(found),
+                None => {}
             }
             if deeper > 0 {
                 let inside = |d: &Arc<Directory>| {
@@ -182,6 +183,13 @@ impl<'r> Finder<'r> {
             }
         }
         None
+    }
+
+    fn holds_modules(&self, dir: &Directory) -> bool {
+        dir.entries.iter().any(|(name, entry)| match entry.kind {
+            EntryKind::Dir => self.rootfs.is_file(&dir.path.join(&**name).join("__init__.py")),
+            _ => name.ends_with(".py") || name.ends_with(".so"),
+        })
     }
 
     /// The directory of the outermost package that a file belongs to.
