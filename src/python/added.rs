@@ -10,6 +10,7 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use super::finder::{Directory, File, Finder, Spec};
+use crate::image::Rootfs;
 
 /// How a module may be there that no entry of `sys.path` has.
 pub enum Added {
@@ -31,6 +32,8 @@ const PATHS: [&str; 15] = [
     "__file__", "os", "path", "dirname", "abspath", "realpath", "normpath", "join", "pardir", "str", "Path", "pathlib",
     "parent", "parents", "resolve",
 ];
+/// Calls of functions within functions that are followed.
+const MAX_CALLS: usize = 4;
 /// Bytes of a value in which the place of the file is looked for.
 const MAX_VALUE: usize = 160;
 /// Depth of directories below a package that are looked at.
@@ -39,7 +42,7 @@ const MAX_DEPTH: usize = 3;
 impl Finder<'_> {
     /// Looks for what the `executed` files may have added under the name `module`.
     pub fn added(&self, module: &str, executed: &[File]) -> Added {
-        let mut changed = self.opaque(module).map(Path::to_owned);
+        let mut changed = self.doubt(module).map(Path::to_owned);
         for file in executed {
             let Ok(source) = self.source(file) else { continue };
             if makes(&source, module) {
@@ -136,6 +139,22 @@ fn changes_sys_path(source: &[u8]) -> Option<Change> {
     change
 }
 
+/// Directories that a line of a `.pth` file in `dir` adds to `sys.path`; whether they come first. Nothing where the line
+/// does not change it, and no directory where it is not known which.
+pub fn by_line(rootfs: &Rootfs, dir: &Path, line: &str) -> Option<(Vec<PathBuf>, bool)> {
+    let (imports, code) = line.split_once(';').unwrap_or((line, ""));
+    let change = changes_sys_path(code.trim_start().as_bytes())?;
+    // Below a module that the line imports, or beside the file.
+    let modules = imports.trim_start_matches("import").split([',', ' ', '\t']).filter(|m| !m.is_empty());
+    let bases = modules.filter(|m| code.contains(&format!("{m}.__"))).map(|m| dir.join(m)).chain([dir.to_owned()]);
+    let mut inside = PathBuf::new();
+    code.split(['"', '\'']).skip(1).step_by(2).filter(|text| !text.starts_with('/')).for_each(|text| inside.push(text));
+    let below = bases.map(|base| base.join(&inside)).find(|path| rootfs.is_dir(path));
+    let is_computed = change.near || change.unknown;
+    let dirs = change.named.into_iter().chain(below.filter(|path| is_computed && path != dir)).collect();
+    Some((dirs, code.contains("insert(0")))
+}
+
 /// Whether a variable of this name is assigned something that is made from the place of the file.
 fn is_made_from_file(source: &[u8], name: &str) -> bool {
     if name.is_empty() || PATHS.contains(&name) || METHODS.contains(&name) {
@@ -156,6 +175,10 @@ fn first_line(text: &[u8]) -> &[u8] {
 /// Whether what stands at `at` is executed by an import: not in a comment, in no function that the file does not call
 /// itself, and not only when it is the program.
 fn is_executed(source: &[u8], at: usize) -> bool {
+    is_executed_within(source, at, MAX_CALLS)
+}
+
+fn is_executed_within(source: &[u8], at: usize, calls: usize) -> bool {
     let line_start = |at: usize| memchr::memrchr(b'\n', &source[..at]).map_or(0, |n| n + 1);
     let indent_of = |line: &[u8]| line.iter().take_while(|c| matches!(c, b' ' | b'\t')).count();
     let mut start = line_start(at);
@@ -175,12 +198,11 @@ fn is_executed(source: &[u8], at: usize) -> bool {
         indent = own;
         let text = text.strip_prefix(b"async ").unwrap_or(text);
         if let Some(rest) = text.strip_prefix(b"def ") {
-            let name = rest.split(|c| *c == b'(').next().unwrap_or_default();
-            let call = [name.trim_ascii(), b"("].concat();
-            let is_call = |n: usize| !source[..n].ends_with(b"def ");
-            if name.is_empty() || !memmem::find_iter(source, &call).any(is_call) {
-                return false;
-            }
+            let name = rest.split(|c| *c == b'(').next().unwrap_or_default().trim_ascii();
+            let call = [name, b"("].concat();
+            let is_call = |n: &usize| !source[..*n].ends_with(b"def ");
+            let mut called = memmem::find_iter(source, &call).filter(is_call);
+            return calls > 0 && !name.is_empty() && called.any(|n| is_executed_within(source, n, calls - 1));
         }
         if text.starts_with(b"if __name__") && text.ends_with(b":") {
             return false;
@@ -216,6 +238,7 @@ mod tests {
         for source in [
             "def f():\n    sys.path.append(x)\n",
             "if __name__ == '__main__':\n    sys.path.append(x)\n",
+            "def test():\n    sys.path.append(x)\n\nif __name__ == '__main__':\n    test()\n",
             "# sys.path.append(x)\nprint(sys.path, sys.path[0], sys.path == [])\n",
         ] {
             assert_eq!(changes_sys_path(source.as_bytes()), None, "{source}");

@@ -116,6 +116,7 @@ pub struct Finder<'r> {
     sys_path: Search,
     redirects: FxHashMap<&'r str, Redirected<'r>>,
     opaque: &'r [Opaque],
+    unclear: Option<&'r Path>,
 }
 
 struct Redirected<'r> {
@@ -129,7 +130,8 @@ impl<'r> Finder<'r> {
         let sys_path = path.entries.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
         let redirect = |r: &'r Redirect| (r.module.as_str(), Redirected { to: &r.path, spec: OnceLock::new() });
         let redirects = path.redirects.iter().map(redirect).collect();
-        Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, opaque: &path.opaque }
+        let unclear = path.unclear.as_deref();
+        Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, opaque: &path.opaque, unclear }
     }
 
     /// The module `name`, whose last part is `tail`: in `search` or along `sys.path`, then where an editable
@@ -156,9 +158,10 @@ impl<'r> Finder<'r> {
         spec.get_or_init(find).clone()
     }
 
-    /// The finder that has this name written in it, of which it is not known what it finds.
-    pub fn opaque(&self, name: &str) -> Option<&Path> {
-        self.opaque.iter().find(|o| o.names.iter().any(|n| n == name)).map(|o| o.file.as_path())
+    /// A file that was executed before anything is imported and that may lead to this module.
+    pub(super) fn doubt(&self, name: &str) -> Option<&Path> {
+        let named = self.opaque.iter().find(|o| o.names.iter().any(|n| n == name)).map(|o| o.file.as_path());
+        named.or(self.unclear)
     }
 
     /// A module in a directory or in those below it, up to a depth.

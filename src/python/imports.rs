@@ -67,6 +67,33 @@ const BUILT_IN: &[&str] = &[
     "_contextvars",
 ];
 
+/// Names that Python defines without an import (`dir(builtins)`), in every release that is examined.
+const NAMES: &str = "ArithmeticError AssertionError AttributeError BaseException BlockingIOError BrokenPipeError \
+    BufferError BytesWarning ChildProcessError ConnectionAbortedError ConnectionError \
+    ConnectionRefusedError ConnectionResetError DeprecationWarning EOFError Ellipsis EnvironmentError \
+    Exception False FileExistsError FileNotFoundError FloatingPointError FutureWarning GeneratorExit \
+    IOError ImportError ImportWarning IndentationError IndexError InterruptedError IsADirectoryError \
+    KeyError KeyboardInterrupt LookupError MemoryError ModuleNotFoundError NameError None \
+    NotADirectoryError NotImplemented NotImplementedError OSError OverflowError \
+    PendingDeprecationWarning PermissionError ProcessLookupError RecursionError ReferenceError \
+    ResourceWarning RuntimeError RuntimeWarning StopAsyncIteration StopIteration SyntaxError \
+    SyntaxWarning SystemError SystemExit TabError TimeoutError True TypeError UnboundLocalError \
+    UnicodeDecodeError UnicodeEncodeError UnicodeError UnicodeTranslateError UnicodeWarning UserWarning \
+    ValueError Warning ZeroDivisionError abs all any ascii bin bool breakpoint bytearray bytes callable \
+    chr classmethod compile complex delattr dict dir divmod enumerate eval exec filter float format \
+    frozenset getattr globals hasattr hash hex id input int isinstance issubclass iter len list locals \
+    map max memoryview min next object oct open ord pow print property range repr reversed round set \
+    setattr slice sorted staticmethod str sum super tuple type vars zip";
+/// Those that are newer, with the minor release of Python 3.
+const NEWER_NAMES: [(&str, u32); 6] = [
+    ("aiter", 10),
+    ("anext", 10),
+    ("EncodingWarning", 10),
+    ("BaseExceptionGroup", 11),
+    ("ExceptionGroup", 11),
+    ("PythonFinalizationError", 13),
+];
+
 /// The exception that an import raises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Raised {
@@ -388,8 +415,8 @@ impl<'a, W: World> Importer<'a, W> {
                 },
                 Statement::Try { body, handlers, otherwise, finally } => {
                     // `try: NAME` with `except NameError` asks for a name that something else may define.
-                    let asks =
-                        matches!(&body[..], [Statement::Name(name)] if !scope.constants.contains_key(name.as_str()));
+                    let is_defined = |name: &str| scope.constants.contains_key(name) || self.is_defined(name);
+                    let asks = matches!(&body[..], [Statement::Name(name)] if !is_defined(name));
                     let asked = handlers.iter().find(|h| asks && h.catches.name);
                     let outer = scope.guarded;
                     scope.guarded |= handlers.iter().any(|h| h.catches.import);
@@ -564,6 +591,12 @@ impl<'a, W: World> Importer<'a, W> {
         let chain = self.chain.clone();
         self.trace.missing.push(Miss { module: module.into(), chain, name_of: Some((init, is_running)), doubt: None });
         Err(Raised::Import)
+    }
+
+    /// Whether Python itself defines a name.
+    fn is_defined(&self, name: &str) -> bool {
+        let (_, minor) = self.python.version;
+        NAMES.split(' ').any(|n| n == name) || NEWER_NAMES.iter().any(|(n, since)| *n == name && minor >= *since)
     }
 
     /// Conditions that the files and the platform decide; `None` for all others.

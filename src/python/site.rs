@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::Interpreter;
+use super::added;
 use super::editable::{self, Opaque, Redirect};
 use crate::image::Rootfs;
 use crate::loader::Environment;
@@ -20,6 +21,8 @@ pub struct SysPath {
     pub redirects: Vec<Redirect>,
     /// Finders from such lines of which it is not known what they find.
     pub opaque: Vec<Opaque>,
+    /// A `.pth` file whose code adds directories of which it is not known where they are.
+    pub unclear: Option<PathBuf>,
     /// Directories that `.pth` files name and that do not exist, with the file.
     pub lost: Vec<(PathBuf, PathBuf)>,
 }
@@ -121,6 +124,7 @@ impl Builder<'_> {
                     let (redirects, opaque) = editable::of_line(self.rootfs, dir, line);
                     self.path.redirects.extend(redirects);
                     self.path.opaque.extend(opaque);
+                    self.code(dir, &file, line);
                     continue;
                 }
                 let target = normal(&dir.join(line));
@@ -129,6 +133,21 @@ impl Builder<'_> {
                 } else if !self.known.contains(&target) {
                     self.push(&target);
                 }
+            }
+        }
+    }
+
+    /// A line of a `.pth` file that is code.
+    fn code(&mut self, dir: &Path, file: &Path, line: &str) {
+        let Some((dirs, first)) = added::by_line(self.rootfs, dir, line) else { return };
+        if dirs.is_empty() {
+            self.path.unclear.get_or_insert(file.to_owned());
+        }
+        for dir in dirs {
+            if first {
+                self.path.entries.insert(0, dir);
+            } else {
+                self.path.entries.push(dir);
             }
         }
     }
