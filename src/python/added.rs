@@ -39,27 +39,43 @@ const MAX_VALUE: usize = 160;
 /// Depth of directories below a package that are looked at.
 const MAX_DEPTH: usize = 3;
 
+/// What the files that were executed may add, each looked at once.
+#[derive(Default)]
+pub struct Additions {
+    /// How many of the executed files were looked at.
+    looked: usize,
+    /// Those that change `sys.path`.
+    changes: Vec<(PathBuf, Change)>,
+    /// Sources of those that put something into `sys.modules` or have an importer.
+    makers: Vec<Vec<u8>>,
+}
+
 impl Finder<'_> {
     /// Looks for what the `executed` files may have added under the name `module`.
-    pub fn added(&self, module: &str, executed: &[File]) -> Added {
-        let mut changed = self.doubt(module).map(Path::to_owned);
-        for file in executed {
+    pub fn added(&self, module: &str, executed: &[File], known: &mut Additions) -> Added {
+        for file in executed.get(known.looked..).unwrap_or_default() {
             let Ok(source) = self.source(file) else { continue };
-            if makes(&source, module) {
-                return Added::Made;
+            known.changes.extend(changes_sys_path(&source).map(|change| (file.path(), change)));
+            if is_maker(&source) {
+                known.makers.push(source);
             }
-            let Some(change) = changes_sys_path(&source) else { continue };
-            let path = file.path();
-            let near = path.ancestors().skip(1).take(MAX_DEPTH).map(Path::to_owned);
-            let below = || self.find_below(self.package_root(&path), module, MAX_DEPTH);
+        }
+        known.looked = executed.len();
+        if known.makers.iter().any(|source| names(source, module)) {
+            return Added::Made;
+        }
+        let mut changed = self.doubt(module).map(Path::to_owned);
+        for (path, change) in &known.changes {
             let is_near = change.near || change.unknown;
-            let dirs = change.named.into_iter().chain(near.filter(|_| is_near));
-            let named = dirs.into_iter().find_map(|dir| self.find_below(&dir, module, 0));
-            if let Some(spec) = named.or_else(|| below().filter(|_| is_near)) {
+            let near = path.ancestors().skip(1).take(MAX_DEPTH).filter(|_| is_near);
+            let dirs = change.named.iter().map(PathBuf::as_path).chain(near);
+            let named = dirs.into_iter().find_map(|dir| self.find_below(dir, module, 0));
+            let below = || is_near.then(|| self.find_below(self.package_root(path), module, MAX_DEPTH)).flatten();
+            if let Some(spec) = named.or_else(below) {
                 return Added::Found(spec);
             }
             if change.unknown {
-                changed.get_or_insert(path);
+                changed.get_or_insert(path.clone());
             }
         }
         changed.map_or(Added::Nothing, Added::Unknown)
@@ -73,17 +89,21 @@ impl Finder<'_> {
     }
 }
 
-/// Whether the source puts `module` into `sys.modules`, or has an importer and names the module.
-fn makes(source: &[u8], module: &str) -> bool {
-    let names = ['"', '\''].iter().any(|q| memmem::find(source, format!("{q}{module}{q}").as_bytes()).is_some());
+/// Whether the source puts modules into `sys.modules`, or has an importer.
+fn is_maker(source: &[u8]) -> bool {
     let sets = |at: usize| {
         let rest = &source[at + b"sys.modules".len()..];
         let line = first_line(rest);
         let is_set = line.starts_with(b"[") && memmem::find(line, b"] = ").is_some();
         is_set || line.starts_with(b".setdefault(") || line.starts_with(b".update(")
     };
-    let adds_importer = || ["insert(", "append("].iter().any(|m| has(source, &format!("meta_path.{m}")));
-    names && (memmem::find_iter(source, b"sys.modules").any(sets) || adds_importer())
+    memmem::find_iter(source, b"sys.modules").any(sets)
+        || ["insert(", "append("].iter().any(|m| has(source, &format!("meta_path.{m}")))
+}
+
+/// Whether a name is a literal in the source.
+fn names(source: &[u8], module: &str) -> bool {
+    ['"', '\''].iter().any(|q| has(source, &format!("{q}{module}{q}")))
 }
 
 fn has(source: &[u8], text: &str) -> bool {
@@ -247,6 +267,7 @@ mod tests {
 
     #[test]
     fn modules_that_a_program_makes() {
+        let makes = |source: &[u8], module: &str| is_maker(source) && names(source, module);
         assert!(makes(b"sys.modules['yaml'] = types.ModuleType('yaml')", "yaml"));
         assert!(makes(b"sys.modules.setdefault(\"yaml\", x)", "yaml"));
         assert!(makes(b"sys.meta_path.append(X())\nNAMES = ['yaml']", "yaml"));

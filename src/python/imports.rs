@@ -13,7 +13,7 @@ use compact_str::{CompactString, format_compact};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::added::Added;
+use super::added::{Added, Additions};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement};
@@ -186,6 +186,7 @@ pub struct Importer<'a, W: World> {
     chain: Vec<Site>,
     /// Source files that were executed.
     executed: Vec<File>,
+    additions: Additions,
     /// Whether the import statement that is executed stands in a `try` that catches `ImportError`.
     guarded: bool,
     trace: Trace,
@@ -238,8 +239,17 @@ struct Scope<'s> {
 impl<'a, W: World> Importer<'a, W> {
     /// An interpreter that has imported nothing yet.
     pub fn new(python: &'a Interpreter, finder: &'a Finder<'a>, world: &'a mut W) -> Self {
-        let (modules, trace) = (FxHashMap::default(), Trace::default());
-        Self { python, finder, world, modules, chain: Vec::new(), executed: Vec::new(), guarded: false, trace }
+        Self {
+            python,
+            finder,
+            world,
+            modules: FxHashMap::default(),
+            chain: Vec::new(),
+            executed: Vec::new(),
+            additions: Additions::default(),
+            guarded: false,
+            trace: Trace::default(),
+        }
     }
 
     /// `import name`
@@ -290,8 +300,9 @@ impl<'a, W: World> Importer<'a, W> {
         };
         let mut spec = self.find(name, tail, search.as_ref());
         let mut doubt = None;
-        if spec.is_none() && search.is_none() && !self.world.is_assumed(name) {
-            match self.finder.added(name, &self.executed) {
+        // Where somebody asks whether it is there, what follows is no failure either way.
+        if spec.is_none() && search.is_none() && !self.guarded && !self.world.is_assumed(name) {
+            match self.finder.added(name, &self.executed, &mut self.additions) {
                 Added::Nothing => {}
                 Added::Found(added) => spec = Some(Found::File(added)),
                 Added::Made => spec = Some(Found::BuiltIn),
