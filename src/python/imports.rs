@@ -189,6 +189,8 @@ pub struct Importer<'a, W: World> {
     additions: Additions,
     /// Whether the import statement that is executed stands in a `try` that catches `ImportError`.
     guarded: bool,
+    /// Whether it stands in one that catches `ModuleNotFoundError` at least.
+    asked: bool,
     trace: Trace,
 }
 
@@ -234,6 +236,8 @@ struct Scope<'s> {
     handling: Option<Raised>,
     /// Whether an enclosing `try` catches `ImportError`.
     guarded: bool,
+    /// Whether one catches `ModuleNotFoundError` at least.
+    asked: bool,
 }
 
 impl<'a, W: World> Importer<'a, W> {
@@ -248,6 +252,7 @@ impl<'a, W: World> Importer<'a, W> {
             executed: Vec::new(),
             additions: Additions::default(),
             guarded: false,
+            asked: false,
             trace: Trace::default(),
         }
     }
@@ -301,7 +306,7 @@ impl<'a, W: World> Importer<'a, W> {
         let mut spec = self.find(name, tail, search.as_ref());
         let mut doubt = None;
         // Where somebody asks whether it is there, what follows is no failure either way.
-        if spec.is_none() && search.is_none() && !self.guarded && !self.world.is_assumed(name) {
+        if spec.is_none() && search.is_none() && !self.asked && !self.world.is_assumed(name) {
             match self.finder.added(name, &self.executed, &mut self.additions) {
                 Added::Nothing => {}
                 Added::Found(added) => spec = Some(Found::File(added)),
@@ -382,10 +387,11 @@ impl<'a, W: World> Importer<'a, W> {
             running: FxHashSet::default(),
             handling: None,
             guarded: false,
+            asked: false,
         };
-        let guarded = std::mem::replace(&mut self.guarded, false);
+        let (guarded, asked) = (std::mem::take(&mut self.guarded), std::mem::take(&mut self.asked));
         let outcome = self.block(&statements, &mut scope);
-        self.guarded = guarded;
+        (self.guarded, self.asked) = (guarded, asked);
         outcome.map(|_| scope.constants)
     }
 
@@ -429,10 +435,11 @@ impl<'a, W: World> Importer<'a, W> {
                     let is_defined = |name: &str| scope.constants.contains_key(name) || self.is_defined(name);
                     let asks = matches!(&body[..], [Statement::Name(name)] if !is_defined(name));
                     let asked = handlers.iter().find(|h| asks && h.catches.name);
-                    let outer = scope.guarded;
+                    let outer = (scope.guarded, scope.asked);
                     scope.guarded |= handlers.iter().any(|h| h.catches.import);
+                    scope.asked |= handlers.iter().any(|h| h.catches.not_found);
                     let tried = self.block(body, scope);
-                    scope.guarded = outer;
+                    (scope.guarded, scope.asked) = outer;
                     let outcome = match (asked, tried) {
                         (Some(handler), _) => self.block(&handler.body, scope),
                         (None, outcome) => outcome,
@@ -527,7 +534,7 @@ impl<'a, W: World> Importer<'a, W> {
             return Ok(());
         }
         self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });
-        self.guarded = scope.guarded;
+        (self.guarded, self.asked) = (scope.guarded, scope.asked);
         if base == scope.package {
             let outcome = self.own_extension(&base, scope);
             if outcome.is_err() {
