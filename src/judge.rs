@@ -186,7 +186,7 @@ fn add(findings: &mut Vec<Finding>, finding: Finding) {
 }
 
 fn capability(subject: &Subject, required: bool, blockers: Vec<String>, message: Option<String>) -> Capability {
-    let failed = subject.steps.iter().any(|s| s.weight == Weight::Required && !matches!(s.outcome, StepOutcome::Ok(_)));
+    let failed = subject.steps.iter().any(Step::breaks);
     let (status, summary) = if let Some(why) = &subject.not_applicable {
         // Who asks for a part that this build does not have does not get it.
         (if required { Status::Broken } else { Status::NotApplicable }, why.clone())

@@ -6,12 +6,11 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use mldoctor::record::profile::Profile;
-use support::schema::schema;
-use support::strace;
+use support::strace::{self, record};
 
 /// A program that does what a training script does: worker processes that import modules, a compiler as a child, a library
 /// that is opened by name, threads, and a shell with a pipe.
@@ -42,15 +41,6 @@ if __name__ == "__main__":
     open("./passwd").close()
     sys.exit(3)
 "##;
-
-fn record(dir: &Path, command: &[&str]) -> (i32, Profile) {
-    let file = dir.join("profile.json");
-    let mut recorder = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
-    recorder.arg("record").arg("-o").arg(&file).arg("--").args(command).stdout(Stdio::null());
-    let code = recorder.status().unwrap().code().unwrap();
-    assert_eq!(schema("profile", &fs::read_to_string(&file).unwrap()), [""; 0]);
-    (code, Profile::read(&file).unwrap())
-}
 
 #[test]
 fn misses_nothing_that_strace_sees() {

@@ -69,7 +69,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
         found = found.proof("searched", place, Some("sys.path".into()));
     }
     let lost = absence.notes.iter().find(|(label, _)| label == LOST).map(|(_, value)| value.as_str());
-    if let Some(source) = lost.and_then(|value| value.split(" (").next()) {
+    if let Some(source) = lost.and_then(|value| value.rsplit_once(" (named by ")).map(|(source, _)| source) {
         return Some(found.cure(Fix::dockerfile(
             "an editable installation (pip install -e) only refers to its source: copy that too, or install it whole",
             format!("COPY --from=builder {source} {source}"),

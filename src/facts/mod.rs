@@ -421,6 +421,18 @@ pub struct Step {
     pub user_sees: Option<String>,
 }
 
+impl Step {
+    /// Whether it did what it was for.
+    pub fn is_ok(&self) -> bool {
+        matches!(self.outcome, StepOutcome::Ok(_))
+    }
+
+    /// Whether the capability fails with it.
+    pub fn breaks(&self) -> bool {
+        self.weight == Weight::Required && !self.is_ok()
+    }
+}
+
 /// How a step loads something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -112,10 +112,9 @@ impl<'e> Parts<'e> {
 
     /// Whether the import came as far as the parts need it.
     fn is_reached(&self, import: &Subject) -> bool {
-        let is_ok = |step: &Step| matches!(step.outcome, StepOutcome::Ok(_));
         match &self.framework.core {
-            Some(core) => import.steps.iter().any(|s| is_ok(s) && s.what.strip_prefix("import ") == Some(core)),
-            None => import.unknown.is_none() && import.steps.iter().all(|s| is_ok(s) || s.weight == Weight::Optional),
+            Some(core) => import.steps.iter().any(|s| s.is_ok() && s.what.strip_prefix("import ") == Some(core)),
+            None => import.unknown.is_none() && !import.steps.iter().any(Step::breaks),
         }
     }
 
@@ -203,7 +202,7 @@ impl<'e> Parts<'e> {
         let of_system = |step: &Step, library: &String| {
             let name = step.file.rsplit('/').next().unwrap_or(&step.file);
             let is_of_wheel = matches!(&step.outcome, StepOutcome::Ok(path) if path.contains("-packages/"));
-            name.starts_with(library.as_str()) && matches!(step.outcome, StepOutcome::Ok(_)) && !is_of_wheel
+            name.starts_with(library.as_str()) && step.is_ok() && !is_of_wheel
         };
         for open in &feature.opens {
             if open.unless.iter().any(|library| subject.steps.iter().any(|step| of_system(step, library))) {

@@ -84,7 +84,7 @@ impl<'e> Run<'e> {
             let mut steps = round.steps;
             if outcome.is_ok() {
                 for step in &mut steps {
-                    if !matches!(step.outcome, StepOutcome::Ok(_)) {
+                    if !step.is_ok() {
                         step.weight = Weight::Optional;
                     }
                 }
@@ -93,7 +93,7 @@ impl<'e> Run<'e> {
                 break;
             }
             // The exception that left the import is that of the last thing that failed.
-            let failed = steps.iter().rposition(|s| !matches!(s.outcome, StepOutcome::Ok(_)));
+            let failed = steps.iter().rposition(|s| !s.is_ok());
             let missed = trace.missing.last();
             // A lost name raises ImportError as a library does that does not load; it was noted after every step.
             let lost_name = missed.is_some_and(|m| m.name_of.is_some() && !assumed.contains(&m.module));
@@ -134,12 +134,11 @@ impl<'e> Run<'e> {
         process: &Process<'_>,
         is_tried: impl Fn(&str) -> bool,
     ) -> Vec<Step> {
-        let is_broken = |s: &Step| s.weight == Weight::Required && !matches!(s.outcome, StepOutcome::Ok(_));
         let Some(module) = subject.capability.strip_prefix("import:") else { return Vec::new() };
         let package = |entry: &PathBuf| entry.join(module.replace('.', "/"));
         let mut entries = self.examination.sys_path.entries.iter();
         let Some(entry) = entries.find(|e| self.examination.rootfs.is_dir(&package(e))) else { return Vec::new() };
-        if subject.unknown.is_some() || subject.steps.iter().any(is_broken) {
+        if subject.unknown.is_some() || subject.steps.iter().any(Step::breaks) {
             return Vec::new();
         }
         // Python's own statements have tried these.
@@ -172,8 +171,7 @@ impl<'e> Run<'e> {
                 file,
             })
         });
-        if steps.iter().flatten().all(|s| matches!(s.outcome, StepOutcome::Ok(_))) && steps.iter().all(Option::is_some)
-        {
+        if steps.iter().all(|step| step.as_ref().is_some_and(Step::is_ok)) {
             return steps.into_iter().flatten().collect();
         }
         let imported = process.objects().map(|(_, o)| o.path.clone()).filter(|p| p.starts_with(package(entry)));
@@ -181,7 +179,7 @@ impl<'e> Run<'e> {
         let mut tried = Vec::new();
         for ((_, module), step) in modules.iter().zip(steps) {
             match (step, named.get(module.as_str())) {
-                (Some(step), Some(by)) if !matches!(step.outcome, StepOutcome::Ok(_)) => {
+                (Some(step), Some(by)) if !step.is_ok() => {
                     tried.push(Step { weight: Weight::Required, because: vec![by.display().to_string()], ..step });
                 }
                 (Some(step), _) => tried.push(step),

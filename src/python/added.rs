@@ -93,9 +93,7 @@ impl Finder<'_> {
 fn is_maker(source: &[u8]) -> bool {
     let sets = |at: usize| {
         let rest = &source[at + b"sys.modules".len()..];
-        let line = first_line(rest);
-        let is_set = line.starts_with(b"[") && memmem::find(line, b"] = ").is_some();
-        is_set || line.starts_with(b".setdefault(") || line.starts_with(b".update(")
+        sets_item(rest) || rest.starts_with(b".setdefault(") || rest.starts_with(b".update(")
     };
     memmem::find_iter(source, b"sys.modules").any(sets)
         || ["insert(", "append("].iter().any(|m| has(source, &format!("meta_path.{m}")))
@@ -126,10 +124,9 @@ fn changes_sys_path(source: &[u8]) -> Option<Change> {
     let changes = |at: &usize| {
         let rest = source[at + SYS_PATH.len()..].trim_ascii_start();
         let assigns = rest.starts_with(b"=") && !rest.starts_with(b"==");
-        let is_item_set = || rest.starts_with(b"[") && memmem::find(first_line(rest), b"] = ").is_some();
         assigns
             || [&b"+="[..], b".insert(", b".append(", b".extend("].iter().any(|m| rest.starts_with(m))
-            || is_item_set()
+            || sets_item(rest)
     };
     let of_path = memmem::find_iter(source, SYS_PATH).filter(changes).map(|at| at + SYS_PATH.len());
     let of_site = memmem::find_iter(source, b"addsitedir(");
@@ -145,14 +142,12 @@ fn changes_sys_path(source: &[u8]) -> Option<Change> {
                 change.named.extend(text.starts_with('/').then(|| PathBuf::from(text)));
                 continue;
             }
-            let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-            for word in words.filter(|w| !w.chars().all(|c| c.is_ascii_digit()) && !METHODS.contains(w)) {
+            for word in words(text).filter(|w| !w.chars().all(|c| c.is_ascii_digit()) && !METHODS.contains(w)) {
                 computed = true;
                 is_near &= PATHS.contains(&word) || is_made_from_file(source, word);
             }
         }
-        is_near &= line.contains("__file__")
-            || line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|w| is_made_from_file(source, w));
+        is_near &= words(&line).any(|word| word == "__file__" || is_made_from_file(source, word));
         change.near |= computed && is_near;
         change.unknown |= computed && !is_near;
     }
@@ -165,8 +160,11 @@ pub fn by_line(rootfs: &Rootfs, dir: &Path, line: &str) -> Option<(Vec<PathBuf>,
     let (imports, code) = line.split_once(';').unwrap_or((line, ""));
     let change = changes_sys_path(code.trim_start().as_bytes())?;
     // Below a module that the line imports, or beside the file.
-    let modules = imports.trim_start_matches("import").split([',', ' ', '\t']).filter(|m| !m.is_empty());
-    let bases = modules.filter(|m| code.contains(&format!("{m}.__"))).map(|m| dir.join(m)).chain([dir.to_owned()]);
+    let bases = words(imports)
+        .skip(1)
+        .filter(|m| !m.is_empty() && code.contains(&format!("{m}.__")))
+        .map(|m| dir.join(m))
+        .chain([dir.to_owned()]);
     let mut inside = PathBuf::new();
     code.split(['"', '\'']).skip(1).step_by(2).filter(|text| !text.starts_with('/')).for_each(|text| inside.push(text));
     let below = bases.map(|base| base.join(&inside)).find(|path| rootfs.is_dir(path));
@@ -186,6 +184,15 @@ fn is_made_from_file(source: &[u8], name: &str) -> bool {
         let value = &source[at + assignment.len()..];
         memmem::find(&value[..value.len().min(MAX_VALUE)], b"__file__").is_some()
     })
+}
+
+/// Whether an item of what stands before is assigned.
+fn sets_item(rest: &[u8]) -> bool {
+    rest.starts_with(b"[") && memmem::find(first_line(rest), b"] = ").is_some()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_alphanumeric() || c == '_'))
 }
 
 fn first_line(text: &[u8]) -> &[u8] {

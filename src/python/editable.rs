@@ -23,26 +23,26 @@ pub struct Redirect {
     pub by: PathBuf,
 }
 
-/// A finder whose modules are told by what it does, and not by what is written in it.
+/// A file that is executed when Python starts, and of which it is not known what it adds to what is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opaque {
-    /// Names that are written in it.
-    pub names: Vec<String>,
+pub struct Doubt {
+    /// Names that are written in it, where it can only be one of these.
+    pub names: Option<Vec<String>>,
     /// Its file.
     pub file: PathBuf,
 }
 
 /// What the line `import …` of a `.pth` file in `dir` adds.
-pub fn of_line(rootfs: &Rootfs, dir: &Path, line: &str) -> (Vec<Redirect>, Option<Opaque>) {
+pub fn of_line(rootfs: &Rootfs, dir: &Path, line: &str) -> (Vec<Redirect>, Option<Doubt>) {
     let names = line.trim_start_matches("import").split([',', ';', ' ', '\t']).filter(|n| !n.is_empty());
-    let (mut redirects, mut opaque) = (Vec::new(), None);
+    let (mut redirects, mut doubt) = (Vec::new(), None);
     for name in names.filter(|n| is_module(n) && !n.contains('.')) {
         let file = dir.join(format!("{name}.py"));
         let Ok(source) = rootfs.read_text(&file, MAX_FINDER) else { continue };
         let found = pairs(&source);
         if found.is_empty() && source.contains("meta_path") {
             let names = source.lines().flat_map(literals).map(|(_, text)| text).filter(|t| is_module(t));
-            opaque = Some(Opaque { names: names.map(str::to_owned).collect(), file: file.clone() });
+            doubt = Some(Doubt { names: Some(names.map(str::to_owned).collect()), file: file.clone() });
         }
         redirects.extend(found.into_iter().map(|(module, path)| Redirect {
             module: module.to_owned(),
@@ -50,7 +50,7 @@ pub fn of_line(rootfs: &Rootfs, dir: &Path, line: &str) -> (Vec<Redirect>, Optio
             by: file.clone(),
         }));
     }
-    (redirects, opaque)
+    (redirects, doubt)
 }
 
 /// A name and a path, one behind the other as in a dictionary or a call. A relative path is that of a compiled module in

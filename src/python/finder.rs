@@ -15,7 +15,7 @@ use compact_str::{CompactString, format_compact};
 use rustc_hash::FxHashMap;
 
 use super::Interpreter;
-use super::editable::{Opaque, Redirect};
+use super::editable::{Doubt, Redirect};
 use super::site::SysPath;
 use super::source::{Import, Statement, scan};
 use crate::image::{EntryKind, FileError, Rootfs};
@@ -115,8 +115,7 @@ pub struct Finder<'r> {
     suffixes: &'r [String],
     sys_path: Search,
     redirects: FxHashMap<&'r str, Redirected<'r>>,
-    opaque: &'r [Opaque],
-    unclear: Option<&'r Path>,
+    doubts: &'r [Doubt],
 }
 
 struct Redirected<'r> {
@@ -130,8 +129,7 @@ impl<'r> Finder<'r> {
         let sys_path = path.entries.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
         let redirect = |r: &'r Redirect| (r.module.as_str(), Redirected { to: &r.path, spec: OnceLock::new() });
         let redirects = path.redirects.iter().map(redirect).collect();
-        let unclear = path.unclear.as_deref();
-        Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, opaque: &path.opaque, unclear }
+        Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, doubts: &path.doubts }
     }
 
     /// The module `name`, whose last part is `tail`: in `search` or along `sys.path`, then where an editable
@@ -160,8 +158,8 @@ impl<'r> Finder<'r> {
 
     /// A file that was executed before anything is imported and that may lead to this module.
     pub(super) fn doubt(&self, name: &str) -> Option<&Path> {
-        let named = self.opaque.iter().find(|o| o.names.iter().any(|n| n == name)).map(|o| o.file.as_path());
-        named.or(self.unclear)
+        let may = |d: &&Doubt| d.names.as_ref().is_none_or(|names| names.iter().any(|n| n == name));
+        self.doubts.iter().find(may).map(|d| d.file.as_path())
     }
 
     /// A module in a directory or in those below it, up to a depth.

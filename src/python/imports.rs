@@ -14,6 +14,7 @@ use compact_str::{CompactString, format_compact};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::added::{Added, Additions};
+use super::conditions::Known;
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement};
@@ -65,33 +66,6 @@ const BUILT_IN: &[&str] = &[
     "_suggestions",
     "_interpreters",
     "_contextvars",
-];
-
-/// Names that Python defines without an import (`dir(builtins)`), in every release that is examined.
-const NAMES: &str = "ArithmeticError AssertionError AttributeError BaseException BlockingIOError BrokenPipeError \
-    BufferError BytesWarning ChildProcessError ConnectionAbortedError ConnectionError \
-    ConnectionRefusedError ConnectionResetError DeprecationWarning EOFError Ellipsis EnvironmentError \
-    Exception False FileExistsError FileNotFoundError FloatingPointError FutureWarning GeneratorExit \
-    IOError ImportError ImportWarning IndentationError IndexError InterruptedError IsADirectoryError \
-    KeyError KeyboardInterrupt LookupError MemoryError ModuleNotFoundError NameError None \
-    NotADirectoryError NotImplemented NotImplementedError OSError OverflowError \
-    PendingDeprecationWarning PermissionError ProcessLookupError RecursionError ReferenceError \
-    ResourceWarning RuntimeError RuntimeWarning StopAsyncIteration StopIteration SyntaxError \
-    SyntaxWarning SystemError SystemExit TabError TimeoutError True TypeError UnboundLocalError \
-    UnicodeDecodeError UnicodeEncodeError UnicodeError UnicodeTranslateError UnicodeWarning UserWarning \
-    ValueError Warning ZeroDivisionError abs all any ascii bin bool breakpoint bytearray bytes callable \
-    chr classmethod compile complex delattr dict dir divmod enumerate eval exec filter float format \
-    frozenset getattr globals hasattr hash hex id input int isinstance issubclass iter len list locals \
-    map max memoryview min next object oct open ord pow print property range repr reversed round set \
-    setattr slice sorted staticmethod str sum super tuple type vars zip";
-/// Those that are newer, with the minor release of Python 3.
-const NEWER_NAMES: [(&str, u32); 6] = [
-    ("aiter", 10),
-    ("anext", 10),
-    ("EncodingWarning", 10),
-    ("BaseExceptionGroup", 11),
-    ("ExceptionGroup", 11),
-    ("PythonFinalizationError", 13),
 ];
 
 /// The exception that an import raises.
@@ -186,11 +160,8 @@ pub struct Importer<'a, W: World> {
     chain: Vec<Site>,
     /// Source files that were executed.
     executed: Vec<File>,
+    /// What those add to what is found.
     additions: Additions,
-    /// Whether the import statement that is executed stands in a `try` that catches `ImportError`.
-    guarded: bool,
-    /// Whether it stands in one that catches `ModuleNotFoundError` at least.
-    asked: bool,
     trace: Trace,
 }
 
@@ -234,10 +205,8 @@ struct Scope<'s> {
     running: FxHashSet<&'s str>,
     /// The exception that an enclosing handler caught.
     handling: Option<Raised>,
-    /// Whether an enclosing `try` catches `ImportError`.
-    guarded: bool,
-    /// Whether one catches `ModuleNotFoundError` at least.
-    asked: bool,
+    /// What the enclosing `try` statements catch.
+    guard: Catches,
 }
 
 impl<'a, W: World> Importer<'a, W> {
@@ -251,8 +220,6 @@ impl<'a, W: World> Importer<'a, W> {
             chain: Vec::new(),
             executed: Vec::new(),
             additions: Additions::default(),
-            guarded: false,
-            asked: false,
             trace: Trace::default(),
         }
     }
@@ -262,7 +229,7 @@ impl<'a, W: World> Importer<'a, W> {
     /// # Errors
     /// The exception that leaves it.
     pub fn import(&mut self, name: &str) -> Result<(), Raised> {
-        self.import_dotted(name)
+        self.import_dotted(name, Catches::default())
     }
 
     /// What happened.
@@ -270,12 +237,12 @@ impl<'a, W: World> Importer<'a, W> {
         self.trace
     }
 
-    /// `_find_and_load` for `a`, `a.b`, `a.b.c`.
-    fn import_dotted(&mut self, name: &str) -> Result<(), Raised> {
+    /// `_find_and_load` for `a`, `a.b`, `a.b.c`, where `guard` is what catches it if it fails.
+    fn import_dotted(&mut self, name: &str, guard: Catches) -> Result<(), Raised> {
         let mut end = 0;
         loop {
             end = name[end..].find('.').map_or(name.len(), |n| end + n);
-            self.import_one(&name[..end])?;
+            self.import_one(&name[..end], guard)?;
             if end == name.len() {
                 return Ok(());
             }
@@ -283,7 +250,7 @@ impl<'a, W: World> Importer<'a, W> {
         }
     }
 
-    fn import_one(&mut self, name: &str) -> Result<(), Raised> {
+    fn import_one(&mut self, name: &str, guard: Catches) -> Result<(), Raised> {
         if self.modules.contains_key(name) {
             return Ok(());
         }
@@ -306,7 +273,7 @@ impl<'a, W: World> Importer<'a, W> {
         let mut spec = self.find(name, tail, search.as_ref());
         let mut doubt = None;
         // Where somebody asks whether it is there, what follows is no failure either way.
-        if spec.is_none() && search.is_none() && !self.asked && !self.world.is_assumed(name) {
+        if spec.is_none() && search.is_none() && !guard.not_found && !self.world.is_assumed(name) {
             match self.finder.added(name, &self.executed, &mut self.additions) {
                 Added::Nothing => {}
                 Added::Found(added) => spec = Some(Found::File(added)),
@@ -328,7 +295,7 @@ impl<'a, W: World> Importer<'a, W> {
         }
         let Some(spec) = spec else {
             // Somebody asks whether it is there, and it is not.
-            if self.guarded && search.is_some_and(|dirs| !self.finder.makes_modules(&dirs)) {
+            if guard.import && search.is_some_and(|dirs| !self.finder.makes_modules(&dirs)) {
                 return Err(Raised::NotFound);
             }
             // A submodule may be put into `sys.modules` by its package at run time.
@@ -386,13 +353,10 @@ impl<'a, W: World> Importer<'a, W> {
             constants: FxHashMap::default(),
             running: FxHashSet::default(),
             handling: None,
-            guarded: false,
-            asked: false,
+            guard: Catches::default(),
         };
-        let (guarded, asked) = (std::mem::take(&mut self.guarded), std::mem::take(&mut self.asked));
-        let outcome = self.block(&statements, &mut scope);
-        (self.guarded, self.asked) = (guarded, asked);
-        outcome.map(|_| scope.constants)
+        self.block(&statements, &mut scope)?;
+        Ok(scope.constants)
     }
 
     fn block<'s>(&mut self, statements: &'s [Statement], scope: &mut Scope<'s>) -> Outcome {
@@ -403,7 +367,7 @@ impl<'a, W: World> Importer<'a, W> {
                     scope.functions.insert(name, body);
                 }
                 Statement::Constant(name, value) => {
-                    match self.evaluate(value, scope) {
+                    match self.known(scope).evaluate(value) {
                         Some(value) => scope.constants.insert(name.clone(), value),
                         None => scope.constants.remove(name.as_str()),
                     };
@@ -432,14 +396,13 @@ impl<'a, W: World> Importer<'a, W> {
                 },
                 Statement::Try { body, handlers, otherwise, finally } => {
                     // `try: NAME` with `except NameError` asks for a name that something else may define.
-                    let is_defined = |name: &str| scope.constants.contains_key(name) || self.is_defined(name);
-                    let asks = matches!(&body[..], [Statement::Name(name)] if !is_defined(name));
+                    let known = self.known(scope);
+                    let asks = matches!(&body[..], [Statement::Name(name)] if !known.is_defined(name));
                     let asked = handlers.iter().find(|h| asks && h.catches.name);
-                    let outer = (scope.guarded, scope.asked);
-                    scope.guarded |= handlers.iter().any(|h| h.catches.import);
-                    scope.asked |= handlers.iter().any(|h| h.catches.not_found);
+                    let outer = scope.guard;
+                    scope.guard = handlers.iter().fold(outer, |guard, handler| guard.or(handler.catches));
                     let tried = self.block(body, scope);
-                    (scope.guarded, scope.asked) = outer;
+                    scope.guard = outer;
                     let outcome = match (asked, tried) {
                         (Some(handler), _) => self.block(&handler.body, scope),
                         (None, outcome) => outcome,
@@ -481,7 +444,7 @@ impl<'a, W: World> Importer<'a, W> {
         let mut possible: Vec<&[Statement]> = Vec::new();
         let mut decided = false;
         for (condition, body) in branches {
-            match self.evaluate(condition, scope) {
+            match self.known(scope).evaluate(condition) {
                 Some(true) => {
                     possible.push(body);
                     decided = true;
@@ -528,23 +491,21 @@ impl<'a, W: World> Importer<'a, W> {
         }
     }
 
+    fn known<'s>(&'s self, scope: &'s Scope<'_>) -> Known<'s> {
+        Known { python: self.python, package: scope.package, constants: &scope.constants }
+    }
+
     fn statement(&mut self, import: &Import, scope: &mut Scope<'_>) -> Result<(), Raised> {
         let base = import.absolute(scope.package);
         if base.is_empty() {
             return Ok(());
         }
         self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });
-        (self.guarded, self.asked) = (scope.guarded, scope.asked);
-        if base == scope.package {
-            let outcome = self.own_extension(&base, scope);
-            if outcome.is_err() {
-                self.chain.pop();
-                return outcome;
-            }
-        }
-        let outcome = self.import_dotted(&base).and_then(|()| match &import.names {
+        let is_own = import.level == 0 && import.names.is_none() && base == scope.package;
+        let own = if is_own { self.own_extension(&base, scope) } else { Ok(()) };
+        let outcome = own.and_then(|()| self.import_dotted(&base, scope.guard)).and_then(|()| match &import.names {
             None => Ok(()),
-            Some(names) => self.import_names(&base, names),
+            Some(names) => self.import_names(&base, names, scope.guard),
         });
         self.chain.pop();
         if let (Some(names), Some(module)) = (&import.names, self.modules.get(&base)) {
@@ -586,7 +547,7 @@ impl<'a, W: World> Importer<'a, W> {
     }
 
     /// `_handle_fromlist`: a name that is a submodule is imported.
-    fn import_names(&mut self, base: &str, names: &[CompactString]) -> Result<(), Raised> {
+    fn import_names(&mut self, base: &str, names: &[CompactString], guard: Catches) -> Result<(), Raised> {
         let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
         let init = search.first().map(|dir| dir.path.join("__init__.py")).unwrap_or_default();
         let mut first_lost = None;
@@ -596,10 +557,10 @@ impl<'a, W: World> Importer<'a, W> {
                 continue;
             }
             if self.find(&full, name, Some(&search)).is_some() {
-                self.import_one(&full)?;
+                self.import_one(&full, guard)?;
             } else if search.iter().any(|dir| self.world.is_lost(dir, name)) {
                 first_lost.get_or_insert(full);
-            } else if self.guarded && self.chain.last().is_some_and(|site| *site.file == *init) {
+            } else if guard.import && self.chain.last().is_some_and(|site| *site.file == *init) {
                 // A package that asks itself for a name means a submodule: its own names it has already.
                 return Err(Raised::Import);
             }
@@ -609,112 +570,6 @@ impl<'a, W: World> Importer<'a, W> {
         let chain = self.chain.clone();
         self.trace.missing.push(Miss { module: module.into(), chain, name_of: Some((init, is_running)), doubt: None });
         Err(Raised::Import)
-    }
-
-    /// Whether Python itself defines a name.
-    fn is_defined(&self, name: &str) -> bool {
-        let (_, minor) = self.python.version;
-        NAMES.split(' ').any(|n| n == name) || NEWER_NAMES.iter().any(|(n, since)| *n == name && minor >= *since)
-    }
-
-    /// Conditions that the files and the platform decide; `None` for all others.
-    fn evaluate(&self, condition: &str, scope: &Scope<'_>) -> Option<bool> {
-        let condition = strip_parentheses(condition.trim());
-        if let Some((a, b)) = split_operator(condition, " or ") {
-            return match (self.evaluate(a, scope), self.evaluate(b, scope)) {
-                (Some(true), _) | (_, Some(true)) => Some(true),
-                (Some(false), Some(false)) => Some(false),
-                _ => None,
-            };
-        }
-        if let Some((a, b)) = split_operator(condition, " and ") {
-            return match (self.evaluate(a, scope), self.evaluate(b, scope)) {
-                (Some(false), _) | (_, Some(false)) => Some(false),
-                (Some(true), Some(true)) => Some(true),
-                _ => None,
-            };
-        }
-        if let Some(rest) = condition.strip_prefix("not ") {
-            return self.evaluate(rest, scope).map(|v| !v);
-        }
-        match condition {
-            "TYPE_CHECKING" | "typing.TYPE_CHECKING" | "t.TYPE_CHECKING" | "False" | "0" | "MYPY" => {
-                return Some(false);
-            }
-            "True" | "1" | "__debug__" => return Some(true),
-            // What SWIG writes into each of its modules asks for it.
-            "__package__" => return Some(!scope.package.is_empty()),
-            _ => {}
-        }
-        if let Some(value) = scope.constants.get(condition) {
-            return Some(*value);
-        }
-        if let Some(rest) = condition.strip_prefix("sys.platform.startswith(") {
-            let literal = rest.strip_suffix(')').and_then(literal)?;
-            return Some("linux".starts_with(literal));
-        }
-        for (operator, is_in) in [(" not in ", false), (" in ", true)] {
-            if let Some(set) = condition.strip_prefix("sys.platform").and_then(|r| r.strip_prefix(operator)) {
-                let names: Option<Vec<&str>> = set
-                    .trim_matches(|c| "()[]{} ".contains(c))
-                    .split(',')
-                    .filter(|n| !n.trim().is_empty())
-                    .map(literal)
-                    .collect();
-                return Some(names?.contains(&"linux") == is_in);
-            }
-        }
-        for operator in ["==", "!=", ">=", "<=", ">", "<"] {
-            let Some((left, right)) = condition.split_once(operator) else { continue };
-            return self.compare(left.trim(), operator, right.trim());
-        }
-        None
-    }
-
-    fn compare(&self, left: &str, operator: &str, right: &str) -> Option<bool> {
-        let equal = |value: &str| match operator {
-            "==" => literal(right).map(|l| l == value),
-            "!=" => literal(right).map(|l| l != value),
-            _ => None,
-        };
-        match left {
-            "sys.platform" => equal("linux"),
-            "os.name" => equal("posix"),
-            "platform.system()" => equal("Linux"),
-            "sys.implementation.name" => equal("cpython"),
-            "__name__" if literal(right) == Some("__main__") => Some(operator == "!="),
-            "sys.version_info" | "sys.version_info[:2]" | "sys.version_info[0]" | "sys.version_info.major" => {
-                let parts: Option<Vec<u32>> = right
-                    .trim_matches(|c| "()[]".contains(c))
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|p| !p.is_empty())
-                    .map(|p| p.parse().ok())
-                    .collect();
-                let parts = parts?;
-                let (major, minor) = self.python.version;
-                // `sys.version_info` is longer than the tuple, so it is greater where the common part is equal.
-                let own: Vec<u32> = if left.ends_with("[0]") || left.ends_with("major") {
-                    vec![major]
-                } else if left.ends_with("[:2]") {
-                    vec![major, minor]
-                } else {
-                    vec![major, minor, 0, 1]
-                };
-                if parts.len() > 2 {
-                    return None; // The micro version is not known.
-                }
-                Some(match operator {
-                    ">=" => own >= parts,
-                    ">" => own > parts,
-                    "<=" => own <= parts,
-                    "<" => own < parts,
-                    "==" => own == parts,
-                    _ => own != parts,
-                })
-            }
-            _ => None,
-        }
     }
 }
 
@@ -750,44 +605,4 @@ fn may_return(statement: &Statement) -> bool {
 fn is_same_import(statement: &Statement, import: &Import) -> bool {
     matches!(statement, Statement::Import(other) if other.level == import.level && other.module == import.module
         && (other.names.is_none() || import.names.is_none() || other.names == import.names))
-}
-
-fn literal(text: &str) -> Option<&str> {
-    let text = text.trim();
-    ['"', '\''].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q)).filter(|t| !t.contains(['"', '\'']))
-}
-
-/// Removes parentheses that enclose the whole expression.
-fn strip_parentheses(mut text: &str) -> &str {
-    while let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
-        let mut depth = 0i32;
-        for c in inner.chars() {
-            depth += match c {
-                '(' => 1,
-                ')' => -1,
-                _ => 0,
-            };
-            if depth < 0 {
-                return text;
-            }
-        }
-        text = inner.trim();
-    }
-    text
-}
-
-/// Splits at the first `operator` outside brackets.
-fn split_operator<'t>(text: &'t str, operator: &str) -> Option<(&'t str, &'t str)> {
-    let mut depth = 0i32;
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
-            ' ' if depth == 0 && text[i..].starts_with(operator) => {
-                return Some((&text[..i], &text[i + operator.len()..]));
-            }
-            _ => {}
-        }
-    }
-    None
 }

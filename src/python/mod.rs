@@ -2,11 +2,13 @@
 //! extension modules an import loads. From files alone; nothing is executed.
 
 mod added;
+mod conditions;
 pub mod distributions;
 pub mod editable;
 pub mod finder;
 pub mod imports;
 pub mod interpreter;
+mod lines;
 pub mod site;
 pub mod source;
 

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Interpreter;
 use super::added;
-use super::editable::{self, Opaque, Redirect};
+use super::editable::{self, Doubt, Redirect};
 use crate::image::Rootfs;
 use crate::loader::Environment;
 
@@ -19,10 +19,8 @@ pub struct SysPath {
     pub packages: Vec<PathBuf>,
     /// Modules that the lines of `.pth` files that are code lead elsewhere.
     pub redirects: Vec<Redirect>,
-    /// Finders from such lines of which it is not known what they find.
-    pub opaque: Vec<Opaque>,
-    /// A `.pth` file whose code adds directories of which it is not known where they are.
-    pub unclear: Option<PathBuf>,
+    /// Such code of which it is not known what it adds.
+    pub doubts: Vec<Doubt>,
     /// Directories that `.pth` files name and that do not exist, with the file.
     pub lost: Vec<(PathBuf, PathBuf)>,
 }
@@ -121,9 +119,9 @@ impl Builder<'_> {
                     continue;
                 }
                 if line.starts_with("import ") || line.starts_with("import\t") {
-                    let (redirects, opaque) = editable::of_line(self.rootfs, dir, line);
+                    let (redirects, doubt) = editable::of_line(self.rootfs, dir, line);
                     self.path.redirects.extend(redirects);
-                    self.path.opaque.extend(opaque);
+                    self.path.doubts.extend(doubt);
                     self.code(dir, &file, line);
                     continue;
                 }
@@ -141,7 +139,7 @@ impl Builder<'_> {
     fn code(&mut self, dir: &Path, file: &Path, line: &str) {
         let Some((dirs, first)) = added::by_line(self.rootfs, dir, line) else { return };
         if dirs.is_empty() {
-            self.path.unclear.get_or_insert(file.to_owned());
+            self.path.doubts.push(Doubt { names: None, file: file.to_owned() });
         }
         for dir in dirs {
             if first {

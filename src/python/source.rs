@@ -2,15 +2,16 @@
 //!
 //! `import torch` runs some 1,200 files of 17 MB. A full parser needs 140 ms for them, more than the whole verdict may
 //! take, and only import statements, the `try`, `if` and `with` blocks around them and the functions that hold them
-//! matter here. So this reads logical lines (CPython's `Parser/tokenizer.c`: strings, brackets, comments, joined
-//! lines, indentation) and keeps the tree of just those statements. A test compares it with CPython's own `ast` over
-//! a whole installation.
+//! matter here. So this reads logical lines (`lines.rs`) and keeps the tree of just those statements. A test compares it
+//! with CPython's own `ast` over a whole installation.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
 use compact_str::CompactString;
+
+use super::lines::{Line, Lines, MAX_DEPTH, first_word, is_name};
 
 /// A statement that bears on imports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,16 @@ pub struct Catches {
 impl Catches {
     const ALL: Catches = Catches { not_found: true, import: true, os: true, name: true };
 
+    /// What either of the two catches.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            not_found: self.not_found || other.not_found,
+            import: self.import || other.import,
+            os: self.os || other.os,
+            name: self.name || other.name,
+        }
+    }
+
     /// From the expression after `except` or inside `suppress(…)`.
     fn parse(text: &str) -> Self {
         let text = text.split(" as ").next().unwrap_or(text);
@@ -120,9 +131,6 @@ impl Catches {
     }
 }
 
-/// Depth of nested blocks followed; Python itself allows 100.
-const MAX_DEPTH: usize = 200;
-
 /// Longest value of a constant that is kept, in bytes.
 const MAX_CONDITION: usize = 100;
 /// How values start that the files and the platform may decide.
@@ -139,7 +147,7 @@ pub fn scan(source: &[u8]) -> Vec<Statement> {
     }
     let mut builder =
         Builder { source, imports: &imports, frames: vec![Frame::new(Kind::Module, None)], callable: HashSet::new() };
-    let mut lines = Lines { source, at: 0, line: 1, triples: Triples::default() };
+    let mut lines = Lines::new(source);
     while let Some(line) = lines.next_line() {
         let before = builder.frames.len();
         builder.line(&line);
@@ -165,405 +173,6 @@ fn may_be_import(source: &[u8], at: usize) -> bool {
     let line = &before[memchr::memrchr(b'\n', before).map_or(0, |n| n + 1)..];
     let line = line.trim_ascii_start();
     line.is_empty() || line.starts_with(b"from") || line.iter().any(|c| matches!(c, b':' | b';'))
-}
-
-/// A logical line.
-struct Line {
-    indent: usize,
-    text: Range<usize>,
-    number: u32,
-    /// First colon outside brackets and strings that ends a header, if any.
-    colon: Option<usize>,
-    /// Semicolons outside brackets and strings.
-    semicolons: Vec<usize>,
-}
-
-struct Lines<'s> {
-    source: &'s [u8],
-    at: usize,
-    line: u32,
-    triples: Triples,
-}
-
-// The first three are told apart by arithmetic: half of all others are brackets, and no processor foresees them.
-const PLAIN: u8 = 0;
-const OPEN: u8 = 1;
-const CLOSE: u8 = 2;
-const QUOTE: u8 = 3;
-const HASH: u8 = 4;
-const NEWLINE: u8 = 5;
-const BACKSLASH: u8 = 6;
-const COLON: u8 = 7;
-const SEMICOLON: u8 = 8;
-
-static CLASS: [u8; 256] = {
-    let mut class = [PLAIN; 256];
-    class[b'"' as usize] = QUOTE;
-    class[b'\'' as usize] = QUOTE;
-    class[b'#' as usize] = HASH;
-    class[b'\n' as usize] = NEWLINE;
-    class[b'(' as usize] = OPEN;
-    class[b'[' as usize] = OPEN;
-    class[b'{' as usize] = OPEN;
-    class[b')' as usize] = CLOSE;
-    class[b']' as usize] = CLOSE;
-    class[b'}' as usize] = CLOSE;
-    class[b'\\' as usize] = BACKSLASH;
-    class[b':' as usize] = COLON;
-    class[b';' as usize] = SEMICOLON;
-    class
-};
-
-impl Lines<'_> {
-    fn next_line(&mut self) -> Option<Line> {
-        let source = self.source;
-        // Indentation; lines with nothing or only a comment have none.
-        let mut indent = 0;
-        loop {
-            match source.get(self.at)? {
-                b' ' => indent += 1,
-                b'\t' => indent = (indent / 8 + 1) * 8,
-                b'\x0c' => indent = 0,
-                b'\r' => {}
-                b'\n' => {
-                    self.line += 1;
-                    indent = 0;
-                }
-                b'#' => {
-                    self.at += memchr::memchr(b'\n', &source[self.at..])?;
-                    continue;
-                }
-                b'\\' if source.get(self.at + 1) == Some(&b'\n') => {
-                    self.line += 1;
-                    self.at += 1;
-                }
-                _ => break,
-            }
-            self.at += 1;
-        }
-        let (start, number) = (self.at, self.line);
-        let mut depth = 0i32;
-        let mut colon = None;
-        let mut semicolons = Vec::new();
-        let mut end = source.len();
-        let mut at = start;
-        while at < source.len() {
-            let mut class = PLAIN;
-            for &b in &source[at..] {
-                class = CLASS[usize::from(b)];
-                if class > CLOSE {
-                    break;
-                }
-                depth = (depth + i32::from(class & OPEN) - i32::from(class >> 1)).max(0);
-                at += 1;
-            }
-            match class {
-                QUOTE => at = self.skip_string(start, at),
-                HASH => {
-                    if depth == 0 {
-                        end = at; // A comment ends the statement.
-                    }
-                    at = memchr::memchr(b'\n', &source[at..]).map_or(source.len(), |n| at + n);
-                }
-                NEWLINE => {
-                    self.line += 1;
-                    if depth == 0 {
-                        end = end.min(at);
-                        at += 1;
-                        break;
-                    }
-                    at += 1;
-                }
-                BACKSLASH => {
-                    let newline = match source.get(at + 1) {
-                        Some(b'\n') => 1,
-                        Some(b'\r') if source.get(at + 2) == Some(&b'\n') => 2,
-                        _ => 0,
-                    };
-                    self.line += u32::from(newline > 0);
-                    at += 1 + newline;
-                }
-                COLON => {
-                    if depth == 0 && colon.is_none() && source.get(at + 1) != Some(&b'=') {
-                        colon = Some(at);
-                    }
-                    at += 1;
-                }
-                SEMICOLON => {
-                    if depth == 0 {
-                        semicolons.push(at);
-                    }
-                    at += 1;
-                }
-                _ => break, // The end of the file.
-            }
-        }
-        self.at = at;
-        Some(Line { indent, text: start..end, number, colon, semicolons })
-    }
-
-    /// Goes to the first statement that is indented no deeper than `header`.
-    ///
-    /// Lines that are indented deeper need not be read. One that is not may still be part of a string or of something
-    /// in brackets: strings are followed, and for brackets the statements before the line are read, from the last
-    /// line on that starts as only a statement can.
-    fn skip_block(&mut self, header: usize) {
-        let (source, start, line) = (self.source, self.at, self.line);
-        let (mut statement, mut at) = (start, start);
-        while at < source.len() {
-            let end = line_end(source, at);
-            let indent = source[at..end].iter().take_while(|c| **c == b' ').count();
-            let text = &source[at + indent..end];
-            let is_plain = self.triples.next(source, at) >= end && !is_joined(text);
-            if is_plain && matches!(text.first(), None | Some(b'#' | b'\r')) {
-                at = end + 1;
-                continue;
-            }
-            if starts_statement(text) {
-                if indent <= header {
-                    break;
-                }
-                statement = at;
-            }
-            if indent > header && !text.first().is_some_and(u8::is_ascii_whitespace) {
-                let next = if is_plain { Some(end + 1) } else { self.after_strings(at) };
-                if let Some(next) = next {
-                    at = next;
-                    continue;
-                }
-            }
-            self.at = statement;
-            match self.read_beyond(at, header) {
-                Some(next) => (statement, at) = (next, next),
-                None => {
-                    at = self.at;
-                    break;
-                }
-            }
-        }
-        self.at = at.min(source.len());
-        self.line = line + count_lines(&source[start..self.at]);
-    }
-
-    /// Reads statements up to one that ends behind `at`, and tells where; or goes to the start of one that is indented
-    /// no deeper than `header`, or to the end of the file.
-    fn read_beyond(&mut self, at: usize, header: usize) -> Option<usize> {
-        loop {
-            let Some(line) = self.next_line() else {
-                self.at = self.source.len();
-                return None;
-            };
-            if line.indent <= header {
-                self.at = memchr::memrchr(b'\n', &self.source[..line.text.start]).map_or(0, |n| n + 1);
-                return None;
-            }
-            if self.at > at {
-                return Some(self.at);
-            }
-        }
-    }
-
-    /// The line behind the strings with triple quotes that begin in the line at `at`, which is not inside of one
-    /// itself. `None` where it takes more to tell what is a string and what is not.
-    fn after_strings(&mut self, at: usize) -> Option<usize> {
-        let source = self.source;
-        let mut from = at;
-        loop {
-            let end = line_end(source, from);
-            let open = self.triples.next(source, from);
-            if open >= end {
-                return (!is_joined(&source[from..end])).then_some(end + 1);
-            }
-            let before = &source[from..open];
-            let is_formatted = before.last().is_some_and(|c| matches!(c, b'f' | b'F' | b't' | b'T'));
-            if is_formatted || before.iter().any(|c| matches!(c, b'"' | b'\'' | b'#' | b'\\')) {
-                return None;
-            }
-            let close = open + 3 + memchr::memmem::find(&source[open + 3..], &source[open..open + 3])?;
-            if source[close - 1] == b'\\' {
-                return None;
-            }
-            from = close + 3;
-        }
-    }
-
-    /// Position behind the string literal whose opening quote is at `at`.
-    fn skip_string(&mut self, line_start: usize, at: usize) -> usize {
-        let source = self.source;
-        let quote = source[at];
-        let triple = source[at..].starts_with(&[quote; 3]);
-        let mut prefix = at;
-        while prefix > line_start && source[prefix - 1].is_ascii_alphabetic() && at - prefix < 2 {
-            prefix -= 1;
-        }
-        let formatted = source[prefix..at].iter().any(|c| matches!(c, b'f' | b'F' | b't' | b'T'));
-        let body = at + if triple { 3 } else { 1 };
-        if formatted { self.skip_formatted(body, quote, triple, 0) } else { self.skip_plain(body, quote, triple) }
-    }
-
-    fn skip_plain(&mut self, body: usize, quote: u8, triple: bool) -> usize {
-        let source = self.source;
-        let mut at = body;
-        if triple {
-            let behind = loop {
-                let Some(n) = memchr::memmem::find(&source[at.min(source.len())..], &[quote; 3]) else {
-                    break source.len();
-                };
-                at += n;
-                let backslashes = source[body..at].iter().rev().take_while(|c| **c == b'\\').count();
-                if backslashes % 2 == 0 {
-                    break at + 3;
-                }
-                at += 1;
-            };
-            self.line += count_lines(&source[body.min(behind)..behind]);
-            return behind;
-        }
-        loop {
-            let Some(n) = memchr::memchr3(quote, b'\\', b'\n', &source[at.min(source.len())..]) else {
-                return source.len();
-            };
-            at += n;
-            match source[at] {
-                b'\\' => {
-                    self.line += u32::from(source.get(at + 1) == Some(&b'\n'));
-                    at += 2;
-                }
-                // Unterminated: not Python, but the rest may be.
-                b'\n' => return at,
-                _ => return at + 1,
-            }
-        }
-    }
-
-    /// A formatted string literal: expressions in braces may hold strings with the same quotes (since 3.12).
-    fn skip_formatted(&mut self, mut at: usize, quote: u8, triple: bool, depth: usize) -> usize {
-        let source = self.source;
-        while let Some(&b) = source.get(at) {
-            match b {
-                b'\\' => {
-                    self.line += u32::from(source.get(at + 1) == Some(&b'\n'));
-                    at += 2;
-                }
-                b'\n' => {
-                    if !triple {
-                        return at;
-                    }
-                    self.line += 1;
-                    at += 1;
-                }
-                b'{' if source.get(at + 1) == Some(&b'{') => at += 2,
-                b'{' if depth < MAX_DEPTH => at = self.skip_field(at + 1, quote, triple, depth + 1),
-                _ if b == quote && !triple => return at + 1,
-                _ if b == quote && source[at..].starts_with(&[quote; 3]) => return at + 3,
-                _ => at += 1,
-            }
-        }
-        source.len()
-    }
-
-    /// The expression of a replacement field, up to and with its closing brace.
-    fn skip_field(&mut self, mut at: usize, quote: u8, triple: bool, depth: usize) -> usize {
-        let source = self.source;
-        let mut brackets = 0usize;
-        while let Some(&b) = source.get(at) {
-            match b {
-                b'}' if brackets == 0 => return at + 1,
-                b'(' | b'[' | b'{' => brackets += 1,
-                b')' | b']' | b'}' => brackets = brackets.saturating_sub(1),
-                // Before 3.12 the literal's own quote ends it here.
-                b'\'' | b'"' if b == quote && !triple && !self.closes_on_this_line(at + 1, quote) => return at,
-                b'\'' | b'"' => {
-                    at = self.skip_string(at.saturating_sub(2), at);
-                    continue;
-                }
-                b'\n' => self.line += 1,
-                // A format specification: literal text with fields of its own.
-                b':' if brackets == 0 && source.get(at + 1) != Some(&b'=') => {
-                    at += 1;
-                    while let Some(&c) = source.get(at) {
-                        match c {
-                            b'}' => return at + 1,
-                            b'{' if depth < MAX_DEPTH => at = self.skip_field(at + 1, quote, triple, depth + 1),
-                            b'\n' if !triple => return at,
-                            _ if c == quote && !triple => return at,
-                            _ => {
-                                self.line += u32::from(c == b'\n');
-                                at += 1;
-                            }
-                        }
-                    }
-                    return source.len();
-                }
-                _ => {}
-            }
-            at += 1;
-        }
-        source.len()
-    }
-
-    fn closes_on_this_line(&self, at: usize, quote: u8) -> bool {
-        let rest = &self.source[at.min(self.source.len())..];
-        memchr::memchr2(quote, b'\n', rest).is_some_and(|n| rest[n] == quote)
-    }
-}
-
-/// For each kind of triple quote, the range up to the next one that was looked for, which is its end.
-#[derive(Default)]
-struct Triples([Range<usize>; 2]);
-
-impl Triples {
-    /// The first at or behind `from`; the end of the file where there is none.
-    fn next(&mut self, source: &[u8], from: usize) -> usize {
-        for (known, quotes) in self.0.iter_mut().zip([b"\"\"\"", b"'''"]) {
-            if from < known.start || from > known.end || known.end == 0 {
-                let found = memchr::memmem::find(&source[from..], quotes);
-                *known = from..found.map_or(source.len(), |n| from + n);
-            }
-        }
-        self.0[0].end.min(self.0[1].end)
-    }
-}
-
-fn count_lines(text: &[u8]) -> u32 {
-    memchr::memchr_iter(b'\n', text).count() as u32
-}
-
-fn line_end(source: &[u8], at: usize) -> usize {
-    memchr::memchr(b'\n', &source[at..]).map_or(source.len(), |n| at + n)
-}
-
-/// Whether a line is joined to the next.
-fn is_joined(line: &[u8]) -> bool {
-    line.ends_with(b"\\") || line.ends_with(b"\\\r")
-}
-
-/// Whether it starts with a keyword that no line inside of brackets starts with.
-fn starts_statement(text: &[u8]) -> bool {
-    if !text.first().is_some_and(|c| b"rdcaiwtefpgnb".contains(c)) {
-        return false;
-    }
-    matches!(
-        first_word(text).0,
-        b"return"
-            | b"def"
-            | b"raise"
-            | b"class"
-            | b"assert"
-            | b"import"
-            | b"with"
-            | b"while"
-            | b"try"
-            | b"except"
-            | b"finally"
-            | b"elif"
-            | b"del"
-            | b"pass"
-            | b"global"
-            | b"nonlocal"
-            | b"break"
-            | b"continue"
-    )
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -875,26 +484,6 @@ fn ends_header(source: &[u8], line: &Line) -> bool {
         let rest = source[c + 1..line.text.end].trim_ascii();
         rest.is_empty() || rest.starts_with(b"#")
     })
-}
-
-/// Bytes that names consist of.
-static NAME: [bool; 256] = {
-    let mut name = [false; 256];
-    let mut c = 0;
-    while c < 256 {
-        name[c] = (c as u8).is_ascii_alphanumeric() || c == b'_' as usize || c >= 0x80;
-        c += 1;
-    }
-    name
-};
-
-fn is_name(c: u8) -> bool {
-    NAME[usize::from(c)]
-}
-
-/// The leading identifier, and what follows it.
-fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
-    text.split_at(text.iter().take_while(|c| is_name(**c)).count())
 }
 
 fn identifier(text: &[u8]) -> CompactString {

@@ -1,11 +1,10 @@
 //! `mldoctor record` beside `strace` on a real PyTorch that loads its data in worker processes and compiles.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
-use mldoctor::record::profile::Profile;
 
 use super::Installation;
 use super::support::{skip, strace};
@@ -50,11 +49,8 @@ fn workers(at: &Installation) -> Result<(), Failed> {
     let command = command.each_ref().map(String::as_str);
     let (code, log) = strace::trace(&dir.path().join("strace.log"), &command);
     assert_eq!(code, Some(0));
-    let file = dir.path().join("profile.json");
-    let mut recorder = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
-    recorder.arg("record").arg("-o").arg(&file).arg("--").args(command).stdout(Stdio::null());
-    assert!(recorder.status().unwrap().success());
-    let profile = Profile::read(&file)?;
+    let (code, profile) = strace::record(dir.path(), &command);
+    assert_eq!(code, 0);
     assert_eq!(strace::missed(&log, &profile), Vec::<PathBuf>::new());
     for module in ["torch.utils.data._utils.worker", "colorsys"] {
         assert!(profile.modules.contains_key(module), "{module}");

@@ -7,12 +7,24 @@ use std::process::{Command, Stdio};
 
 use mldoctor::record::profile::Profile;
 
+use super::schema::schema;
+
 /// Runs a command under `strace`: its exit code, and what was logged.
 pub fn trace(log: &Path, command: &[&str]) -> (Option<i32>, String) {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-s", "4096", "-e", "trace=file", "-o"]).arg(log).args(command).stdout(Stdio::null());
     let status = strace.status().unwrap();
     (status.code(), String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned())
+}
+
+/// Runs a command under `mldoctor record`: its exit code, and its profile, which is as its schema says.
+pub fn record(dir: &Path, command: &[&str]) -> (i32, Profile) {
+    let file = dir.join("profile.json");
+    let mut recorder = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
+    recorder.arg("record").arg("-o").arg(&file).arg("--").args(command).stdout(Stdio::null());
+    let code = recorder.status().unwrap().code().unwrap();
+    assert_eq!(schema("profile", &fs::read_to_string(&file).unwrap()), [""; 0]);
+    (code, Profile::read(&file).unwrap())
 }
 
 /// Files that `strace` saw opened and that the profile does not have. Those that each run makes anew are left out.

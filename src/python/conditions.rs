@@ -1,0 +1,195 @@
+//! Conditions that the files, the platform and the release of Python decide: whether an `if` is entered, and whether a name
+//! is defined. All others are unknown, and only what all branches have in common counts then.
+
+use compact_str::CompactString;
+
+use rustc_hash::FxHashMap;
+
+use super::Interpreter;
+
+/// Names that Python defines without an import (`dir(builtins)`), in every release that is examined.
+const NAMES: &str = "ArithmeticError AssertionError AttributeError BaseException BlockingIOError BrokenPipeError \
+    BufferError BytesWarning ChildProcessError ConnectionAbortedError ConnectionError \
+    ConnectionRefusedError ConnectionResetError DeprecationWarning EOFError Ellipsis EnvironmentError \
+    Exception False FileExistsError FileNotFoundError FloatingPointError FutureWarning GeneratorExit \
+    IOError ImportError ImportWarning IndentationError IndexError InterruptedError IsADirectoryError \
+    KeyError KeyboardInterrupt LookupError MemoryError ModuleNotFoundError NameError None \
+    NotADirectoryError NotImplemented NotImplementedError OSError OverflowError \
+    PendingDeprecationWarning PermissionError ProcessLookupError RecursionError ReferenceError \
+    ResourceWarning RuntimeError RuntimeWarning StopAsyncIteration StopIteration SyntaxError \
+    SyntaxWarning SystemError SystemExit TabError TimeoutError True TypeError UnboundLocalError \
+    UnicodeDecodeError UnicodeEncodeError UnicodeError UnicodeTranslateError UnicodeWarning UserWarning \
+    ValueError Warning ZeroDivisionError abs all any ascii bin bool breakpoint bytearray bytes callable \
+    chr classmethod compile complex delattr dict dir divmod enumerate eval exec filter float format \
+    frozenset getattr globals hasattr hash hex id input int isinstance issubclass iter len list locals \
+    map max memoryview min next object oct open ord pow print property range repr reversed round set \
+    setattr slice sorted staticmethod str sum super tuple type vars zip";
+/// Those that are newer, with the minor release of Python 3.
+const NEWER_NAMES: [(&str, u32); 6] = [
+    ("aiter", 10),
+    ("anext", 10),
+    ("EncodingWarning", 10),
+    ("BaseExceptionGroup", 11),
+    ("ExceptionGroup", 11),
+    ("PythonFinalizationError", 13),
+];
+
+/// What is known where a condition stands.
+pub struct Known<'k> {
+    /// The interpreter.
+    pub python: &'k Interpreter,
+    /// `__package__`
+    pub package: &'k str,
+    /// Names whose value is known.
+    pub constants: &'k FxHashMap<CompactString, bool>,
+}
+
+impl Known<'_> {
+    /// Whether Python itself defines a name, or the file as something that is known.
+    pub fn is_defined(&self, name: &str) -> bool {
+        let (_, minor) = self.python.version;
+        self.constants.contains_key(name)
+            || NAMES.split(' ').any(|n| n == name)
+            || NEWER_NAMES.iter().any(|(n, since)| *n == name && minor >= *since)
+    }
+
+    /// Conditions that the files and the platform decide; `None` for all others.
+    pub fn evaluate(&self, condition: &str) -> Option<bool> {
+        let condition = strip_parentheses(condition.trim());
+        if let Some((a, b)) = split_operator(condition, " or ") {
+            return match (self.evaluate(a), self.evaluate(b)) {
+                (Some(true), _) | (_, Some(true)) => Some(true),
+                (Some(false), Some(false)) => Some(false),
+                _ => None,
+            };
+        }
+        if let Some((a, b)) = split_operator(condition, " and ") {
+            return match (self.evaluate(a), self.evaluate(b)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            };
+        }
+        if let Some(rest) = condition.strip_prefix("not ") {
+            return self.evaluate(rest).map(|v| !v);
+        }
+        match condition {
+            "TYPE_CHECKING" | "typing.TYPE_CHECKING" | "t.TYPE_CHECKING" | "False" | "0" | "MYPY" => {
+                return Some(false);
+            }
+            "True" | "1" | "__debug__" => return Some(true),
+            // What SWIG writes into each of its modules asks for it.
+            "__package__" => return Some(!self.package.is_empty()),
+            _ => {}
+        }
+        if let Some(value) = self.constants.get(condition) {
+            return Some(*value);
+        }
+        if let Some(rest) = condition.strip_prefix("sys.platform.startswith(") {
+            let literal = rest.strip_suffix(')').and_then(literal)?;
+            return Some("linux".starts_with(literal));
+        }
+        for (operator, is_in) in [(" not in ", false), (" in ", true)] {
+            if let Some(set) = condition.strip_prefix("sys.platform").and_then(|r| r.strip_prefix(operator)) {
+                let names: Option<Vec<&str>> = set
+                    .trim_matches(|c| "()[]{} ".contains(c))
+                    .split(',')
+                    .filter(|n| !n.trim().is_empty())
+                    .map(literal)
+                    .collect();
+                return Some(names?.contains(&"linux") == is_in);
+            }
+        }
+        for operator in ["==", "!=", ">=", "<=", ">", "<"] {
+            let Some((left, right)) = condition.split_once(operator) else { continue };
+            return self.compare(left.trim(), operator, right.trim());
+        }
+        None
+    }
+
+    fn compare(&self, left: &str, operator: &str, right: &str) -> Option<bool> {
+        let equal = |value: &str| match operator {
+            "==" => literal(right).map(|l| l == value),
+            "!=" => literal(right).map(|l| l != value),
+            _ => None,
+        };
+        match left {
+            "sys.platform" => equal("linux"),
+            "os.name" => equal("posix"),
+            "platform.system()" => equal("Linux"),
+            "sys.implementation.name" => equal("cpython"),
+            "__name__" if literal(right) == Some("__main__") => Some(operator == "!="),
+            "sys.version_info" | "sys.version_info[:2]" | "sys.version_info[0]" | "sys.version_info.major" => {
+                let parts: Option<Vec<u32>> = right
+                    .trim_matches(|c| "()[]".contains(c))
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|p| !p.is_empty())
+                    .map(|p| p.parse().ok())
+                    .collect();
+                let parts = parts?;
+                let (major, minor) = self.python.version;
+                // `sys.version_info` is longer than the tuple, so it is greater where the common part is equal.
+                let own: Vec<u32> = if left.ends_with("[0]") || left.ends_with("major") {
+                    vec![major]
+                } else if left.ends_with("[:2]") {
+                    vec![major, minor]
+                } else {
+                    vec![major, minor, 0, 1]
+                };
+                if parts.len() > 2 {
+                    return None; // The micro version is not known.
+                }
+                Some(match operator {
+                    ">=" => own >= parts,
+                    ">" => own > parts,
+                    "<=" => own <= parts,
+                    "<" => own < parts,
+                    "==" => own == parts,
+                    _ => own != parts,
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn literal(text: &str) -> Option<&str> {
+    let text = text.trim();
+    ['"', '\''].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q)).filter(|t| !t.contains(['"', '\'']))
+}
+
+/// Removes parentheses that enclose the whole expression.
+fn strip_parentheses(mut text: &str) -> &str {
+    while let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
+        let mut depth = 0i32;
+        for c in inner.chars() {
+            depth += match c {
+                '(' => 1,
+                ')' => -1,
+                _ => 0,
+            };
+            if depth < 0 {
+                return text;
+            }
+        }
+        text = inner.trim();
+    }
+    text
+}
+
+/// Splits at the first `operator` outside brackets.
+fn split_operator<'t>(text: &'t str, operator: &str) -> Option<(&'t str, &'t str)> {
+    let mut depth = 0i32;
+    for (i, c) in text.char_indices() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            ' ' if depth == 0 && text[i..].starts_with(operator) => {
+                return Some((&text[..i], &text[i + operator.len()..]));
+            }
+            _ => {}
+        }
+    }
+    None
+}
