@@ -13,6 +13,7 @@ mod driver;
 mod editable;
 mod fatbins;
 mod live;
+mod packages;
 mod parts;
 mod record;
 mod releases;
@@ -360,6 +361,7 @@ fn main() {
     list.extend(torch.iter().flat_map(record::trials));
     list.extend(torch.iter().flat_map(slim::trials));
     list.extend(editable::trials(all));
+    list.extend(packages::trials(all));
     list.extend(driver::trials());
     list.extend(releases::trials());
     list.extend(containers::trials());
