@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checks::{CHECKS, Cause, Failed, RECORDED, Rule};
+use crate::checks::{CHECKS, Cause, Failed, NEEDED_BY, RECORDED, Rule};
 use crate::facts::{Facts, How, Scope, Step, StepOutcome, Subject, Weight};
 use crate::finding::{Capability, CheckOutcome, CheckResult, Finding, Report, Severity, Status, Verdict};
 use crate::loader::{Failure, ISA_TOO_LOW, LoadError};
@@ -167,21 +167,28 @@ fn user_sees(facts: &Facts, step: &Step, failed: &Failed<'_>) -> Option<String> 
     })
 }
 
-/// The same thing found twice is one finding.
+/// The same thing found twice is one finding, and so is one that is lacking to several and has one cure.
 fn add(findings: &mut Vec<Finding>, finding: Finding) {
-    match findings
-        .iter_mut()
-        .find(|f| f.id == finding.id && f.subject == finding.subject && f.message == finding.message)
-    {
-        Some(known) => {
-            known.severity = known.severity.min(finding.severity);
-            for evidence in finding.evidence {
-                if !known.evidence.contains(&evidence) {
-                    known.evidence.push(evidence);
-                }
+    let is_same = |f: &Finding| f.id == finding.id && f.subject == finding.subject;
+    if let Some(known) = findings.iter_mut().find(|f| is_same(f) && f.message == finding.message) {
+        known.severity = known.severity.min(finding.severity);
+        for evidence in finding.evidence {
+            if !known.evidence.contains(&evidence) {
+                known.evidence.push(evidence);
             }
         }
-        None => findings.push(finding),
+        return;
+    }
+    let needed_by = |f: &Finding| f.evidence.first().filter(|e| e.label == NEEDED_BY).cloned();
+    let is_like = |f: &Finding| is_same(f) && f.fix == finding.fix && f.severity == finding.severity;
+    match (findings.iter_mut().find(|f| is_like(f) && needed_by(f).is_some()), needed_by(&finding)) {
+        (Some(known), Some(by)) => {
+            let at = known.evidence.iter().take_while(|e| e.label == NEEDED_BY).count();
+            if !known.evidence[..at].contains(&by) {
+                known.evidence.insert(at, by);
+            }
+        }
+        _ => findings.push(finding),
     }
 }
 

@@ -16,6 +16,12 @@ fn compilers(facts: &Facts) -> Surveyed {
     Surveyed::found([cuda_home(facts), deepspeed(facts), flashinfer(facts)].into_iter().flatten().collect())
 }
 
+/// A distribution that is used, as far as that is known.
+fn used<'f>(facts: &'f Facts, name: &str) -> Option<&'f Distribution> {
+    let required = facts.python.as_ref()?.seen()?.required.as_ref();
+    installed(facts, name).filter(|_| required.is_none_or(|all| all.iter().any(|r| r == name)))
+}
+
 fn installed<'f>(facts: &'f Facts, name: &str) -> Option<&'f Distribution> {
     facts.python.as_ref()?.seen()?.distributions.iter().find(|d| d.name == name)
 }
@@ -42,7 +48,7 @@ fn cuda_home(facts: &Facts) -> Option<Finding> {
 
 /// DeepSpeed asks nvcc for its version when it looks which of its operators can be built.
 fn deepspeed(facts: &Facts) -> Option<Finding> {
-    let deepspeed = installed(facts, "deepspeed")?;
+    let deepspeed = used(facts, "deepspeed")?;
     let toolkit = &facts.image.surroundings.toolkit;
     if toolkit.nvcc.is_some() || toolkit.deepspeed_prebuilt {
         return None;
@@ -65,7 +71,7 @@ fn deepspeed(facts: &Facts) -> Option<Finding> {
 }
 
 fn flashinfer(facts: &Facts) -> Option<Finding> {
-    let flashinfer = installed(facts, "flashinfer-python")?;
+    let flashinfer = used(facts, "flashinfer-python")?;
     let toolkit = &facts.image.surroundings.toolkit;
     // Of another release both are ignored; the built kernels carry the release of CUDA behind a plus.
     let fits = |name: &str| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::package::Packages;
-use super::{Check, Failed, Rule, file_name, finding, package};
+use super::{Check, Failed, NEEDED_BY, Rule, file_name, finding, package};
 use crate::facts::{Facts, How, Weight};
 use crate::finding::{Finding, Fix};
 use crate::loader::{LoadError, Searched, SearchedWhy, is_of_libc};
@@ -53,16 +53,14 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
         return Some(no_program_interpreter(failed, &absence.name));
     }
     let LoadError::Missing { name, requested_by, searched, .. } = failed.load()? else { return None };
-    let named = name_it(failed, facts, name, requested_by, searched);
-    let mut found = finding(named.id, named.subject.as_deref().unwrap_or(name), named.message).proof(
-        "needed by",
-        requested_by,
-        Some(if failed.step.how == How::Dlopen && *name == failed.step.file {
-            "dlopen".to_owned()
-        } else {
-            "DT_NEEDED".to_owned()
-        }),
-    );
+    let is_opened = matches!(failed.step.how, How::Dlopen | How::Ctypes) && *name == failed.step.file;
+    // What calls dlopen for Python code is its ctypes; the module tells more.
+    let is_module = |by: &&String| is_opened && !by.contains(['/', ' ']);
+    let by = failed.step.because.last().filter(is_module).unwrap_or(requested_by);
+    let named = name_it(failed, facts, name, by, searched);
+    let how = if is_opened { "dlopen" } else { "DT_NEEDED" };
+    let subject = named.subject.as_deref().unwrap_or(name);
+    let mut found = finding(named.id, subject, named.message).proof(NEEDED_BY, by, Some(how.to_owned()));
     if failed.step.file != *name && failed.step.file != *requested_by {
         found = found.proof("while", failed.step.what.clone(), None);
     }
@@ -202,7 +200,16 @@ fn name_it(failed: &Failed<'_>, facts: &Facts, name: &str, by: &str, searched: &
     if package::is_of_nvidia(name) && failed.step.weight == Weight::Required && of_wheel {
         return say("lib-torch-deps", format!("{object} needs {name}, and it is not in the image"));
     }
+    if name.starts_with('/') {
+        return say("lib-missing", format!("{object} opens {}, which is not there", file_name(name)));
+    }
     say("lib-missing", format!("{object} needs {name}, and nothing finds it"))
+}
+
+fn is_of_ffmpeg(name: &str) -> bool {
+    ["libavutil.", "libavcodec.", "libavformat.", "libavdevice.", "libavfilter.", "libswscale.", "libswresample."]
+        .iter()
+        .any(|library| name.starts_with(library))
 }
 
 /// A directory that the search paths of `object` lead into, beside its own package, where nothing of it is there.
@@ -295,6 +302,13 @@ fn cure(id: &str, name: &str, by: &str, facts: &Facts, elsewhere: Option<&str>) 
                 _ => "nvidia-cuda-nvcc-cu12",
             };
             return Fix::dockerfile(format!("{wheel} brings it"), package::pip(wheel));
+        }
+        "lib-missing" if file_name(by).starts_with("libtorchcodec") && is_of_ffmpeg(name) => {
+            let packages = Packages { apt: "ffmpeg", apk: "ffmpeg", dnf: "ffmpeg-free" };
+            return Fix::dockerfile(
+                "any release of FFmpeg that TorchCodec knows will do",
+                package::install(facts, packages),
+            );
         }
         "lib-musl" => {
             return Fix::dockerfile("use a base image with glibc", "FROM debian:bookworm-slim");

@@ -215,6 +215,9 @@ pub static CHECKS: &[&Check] = &[
     &recorded::DIFFERS,
 ];
 
+/// Label of the evidence of who needs something.
+pub(crate) const NEEDED_BY: &str = "needed by";
+
 /// Starts a finding with what its page says.
 pub(crate) fn finding(id: &str, subject: impl Into<String>, message: impl Into<String>) -> Finding {
     Finding {

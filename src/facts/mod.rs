@@ -318,6 +318,9 @@ pub struct Python {
     pub suffixes: Vec<String>,
     /// Installed distributions that matter to what was tried.
     pub distributions: Vec<Distribution>,
+    /// Distributions that the targets' own require, directly or not, with those themselves; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Vec<String>>,
 }
 
 impl Python {

@@ -12,9 +12,12 @@ pub mod torch;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use crate::image::Rootfs;
+use crate::python::Raised;
+use crate::python::imports::When;
 use crate::structured;
 
 /// One framework.
@@ -48,8 +51,8 @@ pub struct Release {
 }
 
 /// A part of a framework that works or fails when it is first used. Of several with one id, the first that describes
-/// what is installed counts. One that is called `import:` and the module tells what the module opens by itself while it
-/// is imported.
+/// what is installed counts. One that is called `import:` and a module tells what the source of that module opens by
+/// itself when it is executed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
@@ -66,6 +69,12 @@ pub struct Feature {
     /// Libraries (without version) that the import loads already; the part has no GPU code without them.
     #[serde(default)]
     pub linked: Vec<String>,
+    /// When it is opened, for what a module opens by itself.
+    #[serde(default)]
+    pub when: When,
+    /// Modules that it has open their own first.
+    #[serde(default)]
+    pub after: Vec<String>,
     /// What a user sees if something of it does not load, unless [`Open::sees`] tells.
     #[serde(default)]
     pub sees: Vec<String>,
@@ -112,12 +121,17 @@ pub struct Open {
     /// Every file that the first pattern with any stands for, and not only one.
     #[serde(default)]
     pub all: bool,
+    /// Goes on to what comes next where a file that is there does not load.
+    #[serde(default)]
+    pub any: bool,
     /// Not if one of these was opened before, from elsewhere than a wheel.
     #[serde(default)]
     pub unless: Vec<String>,
     /// The part works without it.
     #[serde(default)]
     pub optional: bool,
+    /// What an import raises where it does not load; `OSError` as `ctypes` does where nothing is given.
+    pub raises: Option<Raised>,
     /// Function that a user calls of it first.
     pub symbol: Option<String>,
     /// What a user sees if it does not load; `{message}` is the loader's, `{path}` what was opened, `{file}` its file name,
@@ -186,6 +200,35 @@ const ALL: &[&str] = &[
 static FRAMEWORKS: LazyLock<Vec<Framework>> =
     LazyLock::new(|| ALL.iter().filter_map(|source| structured::from_toml(source).ok()).collect());
 
+/// Packages that are no workload by themselves, and open libraries while they are imported.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Packages {
+    package: Vec<Framework>,
+}
+
+const PACKAGES: &str = include_str!("packages.toml");
+
+/// Who opens something by itself, by the module that does.
+static OPENERS: LazyLock<FxHashMap<&str, &Framework>> = LazyLock::new(|| {
+    static PACKAGE: LazyLock<Vec<Framework>> =
+        LazyLock::new(|| structured::from_toml(PACKAGES).map(|p: Packages| p.package).unwrap_or_default());
+    let modules =
+        |f: &'static Framework| f.feature.iter().filter_map(move |x| Some((x.id.strip_prefix("import:")?, f)));
+    FRAMEWORKS.iter().chain(&*PACKAGE).flat_map(modules).collect()
+});
+
+/// Whose code opens libraries by itself when `module` is executed.
+pub fn opener(module: &str) -> Option<&'static Framework> {
+    OPENERS.get(module).copied()
+}
+
+/// Whether all that a distribution opens by itself while it is imported is known.
+pub fn is_known_opener(distribution: &str) -> bool {
+    let is_its = |f: &&Framework| f.distributions.iter().any(|d| d == distribution);
+    OPENERS.values().any(is_its) || FRAMEWORKS.iter().any(|f| is_its(&f))
+}
+
 /// Every framework.
 pub fn all() -> &'static [Framework] {
     &FRAMEWORKS
@@ -247,11 +290,13 @@ mod tests {
 
     #[test]
     fn every_file_is_well_formed() {
-        for source in ALL {
-            let framework: Framework = structured::from_toml(source).expect("a framework file parses");
+        let packages: Packages = structured::from_toml(PACKAGES).expect("the file of packages parses");
+        let frameworks = ALL.iter().map(|source| structured::from_toml(source).expect("a framework file parses"));
+        for framework in frameworks.chain(packages.package) {
             for feature in &framework.feature {
-                let own = feature.id.starts_with(&format!("{}.", framework.module));
-                assert!(own || feature.id == format!("import:{}", framework.module), "{}", feature.id);
+                let part = feature.id.strip_prefix("import:").unwrap_or(&feature.id);
+                let inside = part.strip_prefix(&*framework.module).expect("a part is one of its module");
+                assert!(inside.starts_with('.') || (inside.is_empty() && part != feature.id), "{}", feature.id);
             }
             let mut releases: Vec<_> = framework.preload.iter().map(|p| release(&p.since)).collect();
             let sorted = {

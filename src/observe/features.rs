@@ -14,8 +14,9 @@ use crate::facts::{Absence, How, Observed, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, File, Framework, Open, Release, bitsandbytes, libibverbs, pathfinder, release};
 use crate::loader::{Failure, LoadError, Mode, Object, ObjectId, Process};
 use crate::parallel;
-use crate::python::Interpreter;
 use crate::python::distributions::Installed;
+use crate::python::imports::When;
+use crate::python::{Interpreter, Raised};
 
 /// Largest text file with a release in it, in bytes.
 const MAX_TEXT: u64 = 64 * 1024;
@@ -40,21 +41,57 @@ enum Unfit {
 impl<'e> Parts<'e> {
     /// The framework that is imported as `module`, if it is one.
     pub fn of(examination: &'e Examination, python: &'e Interpreter, module: &str) -> Option<Self> {
-        let framework = frameworks::of_module(module)?;
-        let cuda = framework.cuda.as_ref().map(|cuda| built_for(examination, cuda));
-        Some(Self { examination, python, framework, cuda, releases: Mutex::default() })
+        Some(Self::with(examination, python, frameworks::of_module(module)?))
     }
 
-    /// What the module opens while it is imported, in the process that imported it.
-    pub fn at_import(&self, import: &mut Subject, process: &mut Process<'_>) {
-        if !self.framework.feature.iter().any(|f| f.id == import.capability) || !self.is_reached(import) {
-            return;
+    /// The package whose code opens libraries by itself when `module` is executed, if there is one.
+    pub fn opener(examination: &'e Examination, python: &'e Interpreter, module: &str) -> Option<Self> {
+        Some(Self::with(examination, python, frameworks::opener(module)?))
+    }
+
+    fn with(examination: &'e Examination, python: &'e Interpreter, framework: &'static Framework) -> Self {
+        let cuda = framework.cuda.as_ref().map(|cuda| built_for(examination, cuda));
+        Self { examination, python, framework, cuda, releases: Mutex::default() }
+    }
+
+    /// What `module` opens by itself, up to the first that it needs and that does not load, with what this raises. Where
+    /// that `is_assumed` to be mended it goes on.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn at_import(
+        &self,
+        module: &str,
+        when: When,
+        process: &mut Process<'_>,
+        is_assumed: &dyn Fn(&str) -> bool,
+    ) -> Result<(Vec<Step>, Option<Raised>), String> {
+        let mut steps = Vec::new();
+        let feature = match self.described(&format!("import:{module}"), process) {
+            Ok(feature) if feature.when == when => feature,
+            Ok(_) | Err(Unfit::NotApplicable(_)) => return Ok((steps, None)),
+            Err(Unfit::Unknown(why)) => return Err(why),
+        };
+        for other in feature.after.iter().filter_map(|m| Self::opener(self.examination, self.python, m).zip(Some(m))) {
+            let (parts, module) = other;
+            steps.extend(parts.at_import(module, when, process, is_assumed)?.0);
         }
-        match self.described(&import.capability, process) {
-            Ok(feature) => self.try_out(feature, process, import),
-            Err(Unfit::Unknown(why)) => import.unknown = Some(why),
-            Err(Unfit::NotApplicable(_)) => {}
+        for open in &feature.opens {
+            if is_spared(open, &steps) {
+                continue;
+            }
+            for step in self.opens(feature, open, process) {
+                let breaks = step.breaks();
+                if breaks && is_assumed(&step.file) {
+                    continue;
+                }
+                steps.push(step);
+                if breaks {
+                    return Ok((steps, Some(open.raises.unwrap_or(Raised::Os))));
+                }
+            }
         }
+        Ok((steps, None))
     }
 
     /// Tries every part for itself. `bare` is the same process without `LD_LIBRARY_PATH`.
@@ -66,7 +103,7 @@ impl<'e> Parts<'e> {
         bare: Option<&Process<'_>>,
     ) -> Vec<(Subject, Vec<Plan>)> {
         let mut ids: Vec<&str> = self.framework.feature.iter().map(|f| f.id.as_str()).collect();
-        ids.retain(|id| *id != import.capability);
+        ids.retain(|id| !id.starts_with("import:"));
         ids.dedup();
         let attempt = |id: &str, process: &mut Process<'_>| {
             let mut subject = Subject::new(id);
@@ -199,13 +236,8 @@ impl<'e> Parts<'e> {
                 subject.steps.push(step(How::Dlopen, library, "the import", StepOutcome::Ok(path), false));
             }
         }
-        let of_system = |step: &Step, library: &String| {
-            let name = step.file.rsplit('/').next().unwrap_or(&step.file);
-            let is_of_wheel = matches!(&step.outcome, StepOutcome::Ok(path) if path.contains("-packages/"));
-            name.starts_with(library.as_str()) && step.is_ok() && !is_of_wheel
-        };
         for open in &feature.opens {
-            if open.unless.iter().any(|library| subject.steps.iter().any(|step| of_system(step, library))) {
+            if is_spared(open, &subject.steps) {
                 continue;
             }
             if open.by == "python" {
@@ -278,6 +310,16 @@ impl<'e> Parts<'e> {
                 let files = self.files(name);
                 let files = if open.all { &files[..] } else { files.get(..1).unwrap_or_default() };
                 if files.is_empty() {
+                    continue;
+                }
+                if open.any {
+                    for file in files {
+                        let outcome = dlopen(process, file, by, mode);
+                        if let StepOutcome::Ok(_) = outcome {
+                            return vec![step(file, outcome, true)];
+                        }
+                        first.get_or_insert((file.clone(), outcome, 2));
+                    }
                     continue;
                 }
                 // A path that exists is not passed over, whatever comes of it.
@@ -485,6 +527,16 @@ impl<'e> Parts<'e> {
     }
 }
 
+/// Whether it is not opened, as one of the system was found before.
+fn is_spared(open: &Open, steps: &[Step]) -> bool {
+    let of_system = |step: &Step, library: &str| {
+        let name = step.file.rsplit('/').next().unwrap_or(&step.file);
+        let is_of_wheel = matches!(&step.outcome, StepOutcome::Ok(path) if path.contains("-packages/"));
+        name.starts_with(library) && step.is_ok() && !is_of_wheel
+    };
+    open.unless.iter().any(|library| steps.iter().any(|step| of_system(step, library)))
+}
+
 /// The CUDA release that a build is for; absent where it is for none.
 fn built_for(examination: &Examination, cuda: &Release) -> Observed<String> {
     let package = cuda.file.split('/').next().unwrap_or(&cuda.file);
@@ -509,20 +561,23 @@ fn find(process: &Process<'_>, library: &str) -> Option<ObjectId> {
         .map(|(id, _)| id)
 }
 
-/// `dlopen` in a container that has a driver: what only lacks the libraries that the host brings when it starts loads
-/// there.
+/// `dlopen` in a container that has a driver.
 pub fn dlopen(process: &mut Process<'_>, name: &str, by: ObjectId, mode: Mode) -> StepOutcome {
-    let failure = match process.dlopen(name.as_ref(), by, mode) {
-        Ok(id) => return StepOutcome::Ok(process.object(id).display()),
-        Err(failure) => failure,
-    };
-    let of_driver = |e: &LoadError| matches!(e, LoadError::Missing { name, .. } if scan::is_driver(name));
-    if !failure.errors.iter().any(of_driver) {
+    match process.dlopen(name.as_ref(), by, mode) {
+        Ok(id) => StepOutcome::Ok(process.object(id).display()),
+        Err(failure) => with_driver(process, name, by, mode, failure),
+    }
+}
+
+/// What is left of the `failure` to load `name` in a container that has a driver: what only lacks the libraries that the
+/// host brings when it starts loads there.
+pub fn with_driver(process: &mut Process<'_>, name: &str, by: ObjectId, mode: Mode, failure: Failure) -> StepOutcome {
+    if !failure.errors.iter().any(lacks_driver) {
         return StepOutcome::Failed(failure);
     }
     // A symbol of no particular library may be one of the driver's.
     let may_be = |e: &LoadError| matches!(e, LoadError::Undefined { file: None, .. });
-    let errors: Vec<LoadError> = failure.errors.into_iter().filter(|e| !of_driver(e) && !may_be(e)).collect();
+    let errors: Vec<LoadError> = failure.errors.into_iter().filter(|e| !lacks_driver(e) && !may_be(e)).collect();
     if errors.iter().any(LoadError::is_fatal) {
         return StepOutcome::Failed(Failure { errors, loaded: failure.loaded });
     }
@@ -530,7 +585,13 @@ pub fn dlopen(process: &mut Process<'_>, name: &str, by: ObjectId, mode: Mode) -
     StepOutcome::Ok(root.map_or(name.to_owned(), |id| process.object(id).display()))
 }
 
-fn contains(data: &[u8], text: &str) -> bool {
+/// Whether it is a library of the driver that is missing.
+pub fn lacks_driver(error: &LoadError) -> bool {
+    matches!(error, LoadError::Missing { name, .. } if scan::is_driver(name))
+}
+
+/// Whether `text` stands in `data`.
+pub fn contains(data: &[u8], text: &str) -> bool {
     memchr::memmem::find(data, text.as_bytes()).is_some()
 }
 

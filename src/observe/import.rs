@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Examination;
-use super::features::dlopen;
-use crate::facts::{Absence, How, LOST, Step, StepOutcome, Subject, Weight};
+use super::features::{Parts, contains, dlopen, lacks_driver, with_driver};
+use crate::facts::{Absence, How, LOST, Scope, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, torch::Torch};
 use crate::image::elf::{Elf, Machine};
-use crate::loader::{Mode, ObjectId, Process};
+use crate::loader::{Failure, LoadError, Mode, ObjectId, Process};
 use crate::parallel;
-use crate::python::imports::{Extension, Miss, Site, World};
-use crate::python::{Directory, Finder, Importer, Interpreter, Raised};
+use crate::python::imports::{Extension, Miss, Site, When, World};
+use crate::python::{Directory, File, Finder, Importer, Interpreter, Raised};
 
 /// Times an import is tried again, as if what broke it were mended, to find what else is wrong.
 const MAX_ROUNDS: usize = 24;
@@ -33,6 +33,9 @@ const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
 const CV2_LOST: &str =
     "ImportError: ERROR: recursion is detected during loading of \"cv2\" binary extensions. Check OpenCV installation.";
 
+/// How Python code opens libraries.
+const OPENS: &[&str] = &["CDLL(", "LoadLibrary(", "dlopen(", "load_library("];
+
 /// The import of one module.
 pub struct Run<'e> {
     examination: &'e Examination,
@@ -51,8 +54,10 @@ struct Round<'r, 'l, 'e> {
     run: &'r mut Records<'e>,
     process: &'r mut Process<'l>,
     steps: Vec<Step>,
-    /// Extension modules and modules that count as mended.
+    /// Extension modules, libraries and modules that count as mended.
     assumed: &'r FxHashSet<String>,
+    /// Why it is not known what one of the modules opens by itself.
+    unknown: Option<String>,
 }
 
 struct Records<'e> {
@@ -77,11 +82,12 @@ impl<'e> Run<'e> {
             *process = start.clone();
             let mut records =
                 Records { examination: self.examination, python: self.python, records: &mut self.records };
-            let mut round = Round { run: &mut records, process, steps: Vec::new(), assumed: &assumed };
+            let mut round = Round { run: &mut records, process, steps: Vec::new(), assumed: &assumed, unknown: None };
             let mut importer = Importer::new(self.python, self.finder, &mut round);
             let outcome = importer.import(module);
             let trace = importer.finish();
             let mut steps = round.steps;
+            subject.unknown = subject.unknown.or(round.unknown);
             if outcome.is_ok() {
                 for step in &mut steps {
                     if !step.is_ok() {
@@ -93,7 +99,7 @@ impl<'e> Run<'e> {
                 break;
             }
             // The exception that left the import is that of the last thing that failed.
-            let failed = steps.iter().rposition(|s| !s.is_ok());
+            let failed = steps.iter().rposition(Step::breaks);
             let missed = trace.missing.last();
             // A lost name raises ImportError as a library does that does not load; it was noted after every step.
             let lost_name = missed.is_some_and(|m| m.name_of.is_some() && !assumed.contains(&m.module));
@@ -103,7 +109,14 @@ impl<'e> Run<'e> {
                     // The name that was assumed is the module's, which the step carries last.
                     assumed.insert(step.because.last().cloned().unwrap_or_default());
                     assumed.insert(step.file.clone());
-                    broken.push(step);
+                    match self.may_be_opened(&step, &trace.executed) {
+                        Some((library, by)) => {
+                            let why =
+                                format!("whether {library} is loaded is not known: {by} opens libraries by itself");
+                            subject.unknown.get_or_insert(why);
+                        }
+                        None => broken.push(step),
+                    }
                 }
                 (_, Some(Miss { module, doubt: Some(file), .. })) if assumed.insert(module.clone()) => {
                     let by = file.display();
@@ -121,6 +134,31 @@ impl<'e> Run<'e> {
         }
         subject.steps = broken;
         subject
+    }
+
+    /// A library without which `step` fails, and the file of the package that brings it: its code opens libraries, and may
+    /// have loaded this one before. `ctypes` is used for that where no RUNPATH leads from one wheel to the other.
+    fn may_be_opened(&self, step: &Step, executed: &[File]) -> Option<(String, String)> {
+        let StepOutcome::Failed(failure) = &step.outcome else { return None };
+        let missing = failure.errors.iter().find(|e| e.is_fatal());
+        let Some(LoadError::Missing { name, .. }) = missing else { return None };
+        let is_it = |path: &str| path.rsplit('/').next() == Some(name.as_str());
+        let rootfs = &self.examination.rootfs;
+        let packages = self.examination.installed.iter().filter(|d| !frameworks::is_known_opener(&d.name));
+        let mut brings = packages.filter(|d| {
+            let mut files = d.shared_objects(rootfs).into_iter();
+            files.any(|l| is_it(&l.path) && rootfs.is_file(&d.location.join(&l.path)))
+        });
+        brings.find_map(|distribution| {
+            let record = distribution.record(rootfs);
+            let is_own = |file: &Path| {
+                file.strip_prefix(&distribution.location).is_ok_and(|f| f.to_str().is_some_and(|f| record.lists(f)))
+            };
+            let opens = |file: &&File| {
+                is_own(&file.path()) && self.finder.source(file).is_ok_and(|s| OPENS.iter().any(|o| contains(&s, o)))
+            };
+            Some((name.clone(), executed.iter().find(opens)?.path().to_string_lossy().into_owned()))
+        })
     }
 
     /// Tries the extension modules of the package that its import did not load, each in a process of its own: they
@@ -377,21 +415,47 @@ impl World for Round<'_, '_, '_> {
         let mut because = sites(extension.chain);
         because.push(extension.module.to_owned());
         let caller = interpreter(self.process);
-        let outcome = self.process.dlopen(extension.path.as_os_str(), caller, mode);
-        let loaded = outcome.is_ok();
-        self.steps.push(Step {
+        let step = |weight, outcome| Step {
             what: format!("import {}", extension.module),
             how: How::Import,
             file: file.clone(),
-            because,
-            weight: Weight::Required,
-            outcome: match outcome {
-                Ok(_) => StepOutcome::Ok(file),
-                Err(failure) => StepOutcome::Failed(failure),
-            },
+            because: because.clone(),
+            weight,
+            outcome,
             user_sees: None,
-        });
+        };
+        let outcome = match self.process.dlopen(extension.path.as_os_str(), caller, mode) {
+            Ok(_) => StepOutcome::Ok(file.clone()),
+            // The image runs where a driver is, and is built where there is none.
+            Err(failure) if examination.request.scope == Scope::Image => {
+                let lacking: Vec<LoadError> = failure.errors.iter().filter(|e| lacks_driver(e)).cloned().collect();
+                if !lacking.is_empty() {
+                    let elsewhere = Failure { errors: lacking, loaded: Vec::new() };
+                    self.steps.push(step(Weight::Optional, StepOutcome::Failed(elsewhere)));
+                }
+                with_driver(self.process, &file, caller, mode, failure)
+            }
+            Err(failure) => StepOutcome::Failed(failure),
+        };
+        let loaded = matches!(outcome, StepOutcome::Ok(_));
+        self.steps.push(step(Weight::Required, outcome));
         if loaded { Ok(()) } else { Err(Raised::Import) }
+    }
+
+    fn open(&mut self, module: &str, chain: &[Site], when: When) -> Result<(), Raised> {
+        let Some(parts) = Parts::opener(self.run.examination, self.run.python, module) else { return Ok(()) };
+        let assumed = self.assumed;
+        match parts.at_import(module, when, self.process, &|file| assumed.contains(file)) {
+            Ok((steps, raised)) => {
+                let because: Vec<String> = sites(chain).into_iter().chain([module.to_owned()]).collect();
+                self.steps.extend(steps.into_iter().map(|step| Step { because: because.clone(), ..step }));
+                raised.map_or(Ok(()), Err)
+            }
+            Err(why) => {
+                self.unknown.get_or_insert(why);
+                Ok(())
+            }
+        }
     }
 
     fn is_built_in(&self, module: &str) -> bool {

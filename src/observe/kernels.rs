@@ -153,7 +153,7 @@ fn role(examination: &Examination, path: &Path) -> Role {
 }
 
 /// The distribution that brings a top-level module: the one of its name, or whichever lists it.
-fn distribution<'e>(examination: &'e Examination, top: &str) -> Option<(&'e Installed, Record)> {
+pub fn distribution<'e>(examination: &'e Examination, top: &str) -> Option<(&'e Installed, Record)> {
     let named = normalise(top);
     let framework = frameworks::of_module(top);
     let is_likely = |d: &&Installed| d.name == named || framework.is_some_and(|f| f.distributions.contains(&d.name));

@@ -124,6 +124,9 @@ impl Workload {
     }
 }
 
+/// Distributions that compile when they are first used, which is of interest to who uses them.
+const COMPILING: &[&str] = &["deepspeed", "flashinfer-python"];
+
 /// Where programs and libraries that name no loader of their own find one.
 const LOADERS: &[&str] = &[
     "/lib64/ld-linux-x86-64.so.2",
@@ -471,10 +474,7 @@ impl Examination {
                 let (process, mut errors) = Process::start(&loader, &python.executable);
                 let Some(mut process) = process else { return Ok(show(None, &errors)) };
                 let finder = Finder::new(&self.rootfs, python, &self.sys_path);
-                let mut subject = import::Run::new(self, python, &finder).import(module, &mut process);
-                if let Some(parts) = Parts::of(self, python, module) {
-                    parts.at_import(&mut subject, &mut process);
-                }
+                let subject = import::Run::new(self, python, &finder).import(module, &mut process);
                 if subject.lost_module().is_some() {
                     return Err(Error::NoModule(module.clone()));
                 }
@@ -552,14 +552,8 @@ impl Examination {
             let parts = Parts::of(self, python, module);
             let mut run = import::Run::new(self, python, finder);
             let mut subject = run.import(module, &mut process);
-            if let Some(parts) = &parts {
-                parts.at_import(&mut subject, &mut process);
-            }
             if let Some(bare) = &mut bare {
-                let mut subject = import::Run::new(self, python, finder).import(module, bare);
-                if let Some(parts) = &parts {
-                    parts.at_import(&mut subject, bare);
-                }
+                import::Run::new(self, python, finder).import(module, bare);
             }
             subject.mapped = self.mapped(&process, bare.as_ref(), 0);
             tried.plans.extend(live::plans(&process, 0, &subject.capability));
@@ -704,7 +698,29 @@ impl Examination {
                     problems: if matters(&d.name) { d.problems(&self.rootfs) } else { Vec::new() },
                 })
                 .collect(),
+            required: self.required_by(modules),
         })
+    }
+
+    /// What the distributions of all `modules` require, if each is of one.
+    fn required_by(&self, modules: &[&str]) -> Option<Vec<String>> {
+        let is_asked = |d: &Installed| COMPILING.contains(&d.name.as_str());
+        if self.request.targets.is_empty() || !self.installed.iter().any(is_asked) {
+            return None;
+        }
+        let own = |module: &&str| Some(kernels::distribution(self, module)?.0.name.clone());
+        let mut found: Vec<String> = modules.iter().map(own).collect::<Option<_>>()?;
+        let mut at = 0;
+        while let Some(name) = found.get(at) {
+            let required = self.installed.iter().find(|d| d.name == *name).map(|d| d.requires(&self.rootfs));
+            for name in required.unwrap_or_default() {
+                if !found.contains(&name) && self.installed.iter().any(|d| d.name == name) {
+                    found.push(name);
+                }
+            }
+            at += 1;
+        }
+        Some(found)
     }
 }
 

@@ -115,6 +115,19 @@ impl Installed {
             .collect()
     }
 
+    /// Normalised names of what it requires, whatever the extra or the marker.
+    pub fn requires(&self, rootfs: &Rootfs) -> Vec<String> {
+        let file = if self.info.extension().is_some_and(|e| e == "egg-info") { "PKG-INFO" } else { "METADATA" };
+        let text = rootfs.read_text(&self.info.join(file), MAX_RECORD).unwrap_or_default();
+        // A description follows the header.
+        let header = text.lines().take_while(|line| !line.is_empty());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        header
+            .filter_map(|line| line.strip_prefix("Requires-Dist: "))
+            .map(|r| normalise(r.split(|c| !is_name(c)).next().unwrap_or(r)))
+            .collect()
+    }
+
     /// Its RECORD; empty where there is none.
     pub fn record(&self, rootfs: &Rootfs) -> Record {
         Record(rootfs.read(&self.info.join("RECORD"), MAX_RECORD).unwrap_or_default())
@@ -136,6 +149,12 @@ impl Record {
         [format!("{top}/__init__."), format!("{top}.")]
             .iter()
             .any(|start| memchr::memmem::find_iter(&self.0, start.as_bytes()).any(starts_line))
+    }
+
+    /// Whether it lists a file, given relative to the entry of `sys.path`.
+    pub fn lists(&self, file: &str) -> bool {
+        let starts_line = |at: usize| at == 0 || self.0[at - 1] == b'\n';
+        memchr::memmem::find_iter(&self.0, format!("{file},").as_bytes()).any(starts_line)
     }
 
     /// How many files it lists with each of the given extensions, if any.

@@ -210,7 +210,7 @@ impl<'r> Finder<'r> {
     ///
     /// # Errors
     /// It cannot be read.
-    pub(super) fn source(&self, file: &File) -> Result<Vec<u8>, FileError> {
+    pub fn source(&self, file: &File) -> Result<Vec<u8>, FileError> {
         let mut source = Vec::new();
         self.rootfs.read_in(&file.directory.real, &file.name, MAX_SOURCE, &mut source)?;
         Ok(source)

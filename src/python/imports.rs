@@ -12,6 +12,7 @@ use std::rc::Rc;
 use compact_str::{CompactString, format_compact};
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use serde::Deserialize;
 
 use super::added::{Added, Additions};
 use super::conditions::Known;
@@ -69,7 +70,8 @@ const BUILT_IN: &[&str] = &[
 ];
 
 /// The exception that an import raises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Raised {
     /// `ModuleNotFoundError`
     NotFound,
@@ -90,6 +92,17 @@ impl Raised {
             Self::Other => catches.import && catches.os,
         }
     }
+}
+
+/// When the code of a module opens something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// Before its other statements.
+    First,
+    /// After them.
+    #[default]
+    Last,
 }
 
 /// An import statement on the way to a module.
@@ -125,10 +138,12 @@ pub struct Extension<'i> {
 }
 
 /// What an import did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Trace {
     /// Modules that were not found, in order.
     pub missing: Vec<Miss>,
+    /// Source files that were executed.
+    pub executed: Vec<File>,
     /// Number of modules executed.
     pub modules: usize,
     /// Whether a bound was reached.
@@ -142,6 +157,11 @@ pub trait World {
     /// # Errors
     /// The exception that this raises.
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised>;
+    /// Opens what the source of a module opens by itself, as its statements begin or when they are done.
+    ///
+    /// # Errors
+    /// The exception that this raises.
+    fn open(&mut self, module: &str, chain: &[Site], when: When) -> Result<(), Raised>;
     /// Whether a module is compiled into the interpreter.
     fn is_built_in(&self, module: &str) -> bool;
     /// Whether a submodule without a file should have one: then it was not made at run time, but lost.
@@ -158,9 +178,7 @@ pub struct Importer<'a, W: World> {
     /// `sys.modules`
     modules: FxHashMap<CompactString, Module>,
     chain: Vec<Site>,
-    /// Source files that were executed.
-    executed: Vec<File>,
-    /// What those add to what is found.
+    /// What the executed files add to what is found.
     additions: Additions,
     trace: Trace,
 }
@@ -218,7 +236,6 @@ impl<'a, W: World> Importer<'a, W> {
             world,
             modules: FxHashMap::default(),
             chain: Vec::new(),
-            executed: Vec::new(),
             additions: Additions::default(),
             trace: Trace::default(),
         }
@@ -274,7 +291,7 @@ impl<'a, W: World> Importer<'a, W> {
         let mut doubt = None;
         // Where somebody asks whether it is there, what follows is no failure either way.
         if spec.is_none() && search.is_none() && !guard.not_found && !self.world.is_assumed(name) {
-            match self.finder.added(name, &self.executed, &mut self.additions) {
+            match self.finder.added(name, &self.trace.executed, &mut self.additions) {
                 Added::Nothing => {}
                 Added::Found(added) => spec = Some(Found::File(added)),
                 Added::Made => spec = Some(Found::BuiltIn),
@@ -315,11 +332,7 @@ impl<'a, W: World> Importer<'a, W> {
             }
             Spec::Source { file, is_package } => {
                 let package = if is_package { name } else { parent.unwrap_or("") };
-                self.execute(&file, package).map(|constants| {
-                    if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
-                        module.constants = Rc::new(constants);
-                    }
-                })
+                self.run(name, &file, package)
             }
         };
         if outcome.is_err() {
@@ -342,10 +355,20 @@ impl<'a, W: World> Importer<'a, W> {
         Some(found)
     }
 
+    /// Executes the source of a module.
+    fn run(&mut self, name: &str, file: &File, package: &str) -> Result<(), Raised> {
+        self.world.open(name, &self.chain, When::First)?;
+        let constants = self.execute(file, package)?;
+        if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
+            module.constants = Rc::new(constants);
+        }
+        self.world.open(name, &self.chain, When::Last)
+    }
+
     fn execute(&mut self, file: &File, package: &str) -> Result<FxHashMap<CompactString, bool>, Raised> {
         // A source file that cannot be read fails its import.
         let statements = self.finder.statements(file).map_err(|_| Raised::Os)?;
-        self.executed.push(file.clone());
+        self.trace.executed.push(file.clone());
         let mut scope = Scope {
             file: file.path().into(),
             package,

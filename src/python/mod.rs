@@ -13,6 +13,6 @@ pub mod site;
 pub mod source;
 
 pub use distributions::{Installed, installed};
-pub use finder::{Directory, Finder};
+pub use finder::{Directory, File, Finder};
 pub use imports::{Importer, Raised, Trace, World};
 pub use interpreter::{Interpreter, NoInterpreter};

@@ -187,8 +187,8 @@ pub(super) fn proof(out: &mut String, finding: &Finding, width: usize, verbose: 
         let like_it = finding.evidence.iter().filter(|e| Some((&e.label, &e.source)) == this).count();
         if like_it > MOST_ALIKE && !verbose {
             if this != last {
-                let source = evidence.source.as_deref().unwrap_or("");
-                paragraph(out, &evidence.label, &format!("{like_it} places ({source})"), width);
+                let source = evidence.source.as_ref().map_or(String::new(), |source| format!(" ({source})"));
+                paragraph(out, &evidence.label, &format!("{like_it} places{source}"), width);
             }
         } else {
             let value = match &evidence.source {

@@ -14,7 +14,7 @@
 //! [elf]    "/path/libx.so.1" = { needed = ["libc.so.6"], wants = ["libc.so.6@GLIBC_2.34"] }
 //! [fatbin] "/path/libx.so.1" = ["sm_80", "|", "sm_90a", "ptx 8.4 compute_90"]   # device code for an ELF file that is
 //!                                           # there: regions with entries, see tests/support/fatbin.rs
-//! [wheels] "name" = { version = "1.0", files = ["pkg/x.so"] }   # writes RECORD as the files are then
+//! [wheels] "name" = { version = "1.0", files = ["pkg/x.so"] }   # writes RECORD as the files are then; `requires` too
 //! ```
 //!
 //! `{arch}` stands for the processor, `{loader}` for the path of its loader, `{site}` for the site-packages directory of
@@ -94,6 +94,8 @@ pub struct Wheel {
     pub version: String,
     /// Files that its RECORD lists, relative to site-packages.
     pub files: Vec<String>,
+    /// What its METADATA says that it requires.
+    pub requires: Vec<String>,
 }
 
 /// Fills in what depends on the machine.
@@ -284,7 +286,9 @@ impl Wheel {
             record += &format!("{file},sha256=0,{size}\n");
         }
         write(&info.join("RECORD"), record.as_bytes());
-        write(&info.join("METADATA"), format!("Name: {name}\nVersion: {}\n", self.version).as_bytes());
+        let requires: String = self.requires.iter().map(|r| format!("Requires-Dist: {r}\n")).collect();
+        let metadata = format!("Name: {name}\nVersion: {}\n{requires}\nRequires-Dist: described-only\n", self.version);
+        write(&info.join("METADATA"), metadata.as_bytes());
     }
 }
 
