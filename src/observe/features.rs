@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::import::{ctypes, interpreter, module_file};
 use super::live::{self, Plan};
 use super::{Examination, libcuda, places, scan, tools};
-use crate::facts::{Absence, How, Observed, Step, StepOutcome, Subject, Weight};
+use crate::facts::{Absence, How, Observed, Scope, Step, StepOutcome, Subject, Weight};
 use crate::frameworks::{self, Feature, File, Framework, Open, Release, bitsandbytes, libibverbs, pathfinder, release};
 use crate::loader::{Failure, LoadError, Mode, Object, ObjectId, Process};
 use crate::parallel;
@@ -28,6 +28,8 @@ pub struct Parts<'e> {
     framework: &'static Framework,
     /// The CUDA release that it was built for.
     cuda: Option<Observed<String>>,
+    /// Whether the libraries of the driver count as there, whatever is.
+    with_driver: bool,
     /// Releases of libraries by their paths, as far as they were asked for.
     releases: Mutex<FxHashMap<PathBuf, Option<String>>>,
 }
@@ -46,12 +48,13 @@ impl<'e> Parts<'e> {
 
     /// The package whose code opens libraries by itself when `module` is executed, if there is one.
     pub fn opener(examination: &'e Examination, python: &'e Interpreter, module: &str) -> Option<Self> {
-        Some(Self::with(examination, python, frameworks::opener(module)?))
+        let with_driver = examination.request.scope == Scope::Image;
+        Some(Self { with_driver, ..Self::with(examination, python, frameworks::opener(module)?) })
     }
 
     fn with(examination: &'e Examination, python: &'e Interpreter, framework: &'static Framework) -> Self {
         let cuda = framework.cuda.as_ref().map(|cuda| built_for(examination, cuda));
-        Self { examination, python, framework, cuda, releases: Mutex::default() }
+        Self { examination, python, framework, cuda, with_driver: true, releases: Mutex::default() }
     }
 
     /// What `module` opens by itself, up to the first that it needs and that does not load, with what this raises. Where
@@ -80,10 +83,13 @@ impl<'e> Parts<'e> {
             if is_spared(open, &steps) {
                 continue;
             }
-            for step in self.opens(feature, open, process) {
+            for step in self.open(feature, open, process) {
                 let breaks = step.breaks();
-                if breaks && is_assumed(&step.file) {
-                    continue;
+                match breaks && is_assumed(&step.file) {
+                    // What follows belongs to the one that would have loaded.
+                    true if open.any => return Ok((steps, None)),
+                    true => continue,
+                    false => {}
                 }
                 steps.push(step);
                 if breaks {
@@ -240,11 +246,7 @@ impl<'e> Parts<'e> {
             if is_spared(open, &subject.steps) {
                 continue;
             }
-            if open.by == "python" {
-                subject.steps.extend(open.names.iter().map(|module| self.import(module, process)));
-            } else {
-                subject.steps.extend(self.opens(feature, open, process));
-            }
+            subject.steps.extend(self.open(feature, open, process));
         }
         subject.steps.extend(feature.files.iter().map(|file| self.look_for(file)));
         for tool in &feature.tools {
@@ -252,6 +254,13 @@ impl<'e> Parts<'e> {
                 "libcuda" => libcuda::find(self.examination, process),
                 tool => tools::find(self.examination, self.python, tool),
             });
+        }
+    }
+
+    fn open(&self, feature: &Feature, open: &Open, process: &mut Process<'_>) -> Vec<Step> {
+        match open.by.as_str() {
+            "python" => open.names.iter().map(|module| self.import(module, process)).collect(),
+            _ => self.opens(feature, open, process),
         }
     }
 
@@ -301,20 +310,20 @@ impl<'e> Parts<'e> {
         // It asks for what is loaded already before it searches.
         let is_loaded = |n: &&String| !n.contains('/') && process.loaded(n.as_ref()).is_some();
         if let Some(name) = library.and_then(|_| names.iter().find(is_loaded)) {
-            return vec![step(name, dlopen(process, name, by, mode), true)];
+            return vec![step(name, self.dlopen(process, name, by, mode), true)];
         }
         // The first bare name that does not load; a file that is there says more than a name that is not.
         let mut first: Option<(String, StepOutcome, u8)> = None;
         for name in &names {
             if name.contains('/') {
                 let files = self.files(name);
-                let files = if open.all { &files[..] } else { files.get(..1).unwrap_or_default() };
+                let files = if open.all || open.any { &files[..] } else { files.get(..1).unwrap_or_default() };
                 if files.is_empty() {
                     continue;
                 }
                 if open.any {
                     for file in files {
-                        let outcome = dlopen(process, file, by, mode);
+                        let outcome = self.dlopen(process, file, by, mode);
                         if let StepOutcome::Ok(_) = outcome {
                             return vec![step(file, outcome, true)];
                         }
@@ -323,9 +332,9 @@ impl<'e> Parts<'e> {
                     continue;
                 }
                 // A path that exists is not passed over, whatever comes of it.
-                return files.iter().map(|file| step(file, dlopen(process, file, by, mode), true)).collect();
+                return files.iter().map(|file| step(file, self.dlopen(process, file, by, mode), true)).collect();
             }
-            let outcome = dlopen(process, name, by, mode);
+            let outcome = self.dlopen(process, name, by, mode);
             let StepOutcome::Failed(failure) = &outcome else { return vec![step(name, outcome, true)] };
             let is_absent =
                 matches!(failure.errors.first(), Some(LoadError::Missing { name: missing, .. }) if missing == name);
@@ -339,7 +348,17 @@ impl<'e> Parts<'e> {
         }
         // Only paths, and none of them exists.
         let would_be = names.iter().find_map(|n| self.would_be(n)).filter(|_| !open.optional);
-        would_be.map(|path| step(&path, dlopen(process, &path, by, mode), false)).into_iter().collect()
+        would_be.map(|path| step(&path, self.dlopen(process, &path, by, mode), false)).into_iter().collect()
+    }
+
+    fn dlopen(&self, process: &mut Process<'_>, name: &str, by: ObjectId, mode: Mode) -> StepOutcome {
+        if self.with_driver {
+            return dlopen(process, name, by, mode);
+        }
+        match process.dlopen(name.as_ref(), by, mode) {
+            Ok(id) => StepOutcome::Ok(process.object(id).display()),
+            Err(failure) => StepOutcome::Failed(failure),
+        }
     }
 
     /// Opens what libibverbs would: for each driver the first of its names that loads. The last tells of the failure.
@@ -349,7 +368,7 @@ impl<'e> Parts<'e> {
         let mut load = |names: &Vec<String>| {
             let mut last = None;
             for name in names {
-                let outcome = dlopen(process, name, libibverbs, Mode::NOW);
+                let outcome = self.dlopen(process, name, libibverbs, Mode::NOW);
                 let is_loaded = matches!(outcome, StepOutcome::Ok(_));
                 last = Some((name, outcome));
                 if is_loaded {
@@ -472,7 +491,7 @@ impl<'e> Parts<'e> {
             Some(path) => {
                 let file = display(&path);
                 let by = interpreter(process);
-                let outcome = dlopen(process, &file, by, Mode::NOW);
+                let outcome = self.dlopen(process, &file, by, Mode::NOW);
                 (file, outcome)
             }
             None => (

@@ -83,7 +83,7 @@ impl<'e> Run<'e> {
             let mut records =
                 Records { examination: self.examination, python: self.python, records: &mut self.records };
             let mut round = Round { run: &mut records, process, steps: Vec::new(), assumed: &assumed, unknown: None };
-            let mut importer = Importer::new(self.python, self.finder, &mut round);
+            let mut importer = Importer::new(self.python, &self.examination.request.env, self.finder, &mut round);
             let outcome = importer.import(module);
             let trace = importer.finish();
             let mut steps = round.steps;

@@ -1,4 +1,4 @@
-//! Conditions that the files, the platform and the release of Python decide: whether an `if` is entered, and whether a name
+//! Conditions that the files, the platform, the release of Python and the environment decide: whether an `if` is entered, and whether a name
 //! is defined. All others are unknown, and only what all branches have in common counts then.
 
 use compact_str::CompactString;
@@ -6,6 +6,7 @@ use compact_str::CompactString;
 use rustc_hash::FxHashMap;
 
 use super::Interpreter;
+use crate::loader::Environment;
 
 /// Names that Python defines without an import (`dir(builtins)`), in every release that is examined.
 const NAMES: &str = "ArithmeticError AssertionError AttributeError BaseException BlockingIOError BrokenPipeError \
@@ -40,6 +41,8 @@ pub struct Known<'k> {
     pub python: &'k Interpreter,
     /// `__package__`
     pub package: &'k str,
+    /// The environment; what a program sets itself is not seen.
+    pub env: &'k Environment,
     /// Names whose value is known.
     pub constants: &'k FxHashMap<CompactString, bool>,
 }
@@ -85,6 +88,19 @@ impl Known<'_> {
         if let Some(value) = self.constants.get(condition) {
             return Some(*value);
         }
+        if let Some(inner) = condition.strip_prefix("bool(").and_then(|rest| rest.strip_suffix(')')) {
+            return self.evaluate(inner);
+        }
+        if let Some((_, value)) = self.variable(condition) {
+            return value.map(|value| !value.is_empty());
+        }
+        for (operator, is_in) in [(" not in ", false), (" in ", true)] {
+            if let Some((name, container)) = condition.split_once(operator)
+                && is_environment(container)
+            {
+                return Some(self.env.get(literal(name)?).is_some() == is_in);
+            }
+        }
         if let Some(rest) = condition.strip_prefix("sys.platform.startswith(") {
             let literal = rest.strip_suffix(')').and_then(literal)?;
             return Some("linux".starts_with(literal));
@@ -107,12 +123,34 @@ impl Known<'_> {
         None
     }
 
+    /// What `os.environ.get(NAME, DEFAULT)` or `os.getenv(…)` gives, if it is one: whether that is a text, and the text; an
+    /// empty one stands for what is no text and false. The text is none where the default is not known.
+    fn variable(&self, expression: &str) -> Option<(bool, Option<String>)> {
+        let (function, rest) = expression.split_once('(')?;
+        let asks = matches!(function, "os.getenv" | "_os.getenv" | "getenv")
+            || function.strip_suffix(".get").is_some_and(is_environment);
+        let arguments = rest.strip_suffix(')').filter(|a| asks && !a.contains(['(', ')']))?;
+        let (name, default) = arguments.split_once(',').unwrap_or((arguments, "None"));
+        Some(match self.env.get(literal(name)?) {
+            Some(value) => (true, Some(value.to_string_lossy().into_owned())),
+            None => match (literal(default), default.trim()) {
+                (Some(text), _) => (true, Some(text.to_owned())),
+                (None, "None" | "False" | "0") => (false, Some(String::new())),
+                (None, "True" | "1") => (false, Some("1".into())),
+                (None, _) => (false, None),
+            },
+        })
+    }
+
     fn compare(&self, left: &str, operator: &str, right: &str) -> Option<bool> {
         let equal = |value: &str| match operator {
             "==" => literal(right).map(|l| l == value),
             "!=" => literal(right).map(|l| l != value),
             _ => None,
         };
+        if let Some((is_text, value)) = self.variable(left) {
+            return value.filter(|_| is_text).and_then(|value| equal(&value));
+        }
         match left {
             "sys.platform" => equal("linux"),
             "os.name" => equal("posix"),
@@ -152,6 +190,11 @@ impl Known<'_> {
             _ => None,
         }
     }
+}
+
+/// `os.environ`, under whatever name the module is imported.
+fn is_environment(text: &str) -> bool {
+    matches!(text.trim(), "os.environ" | "_os.environ" | "environ")
 }
 
 fn literal(text: &str) -> Option<&str> {

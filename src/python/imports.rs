@@ -19,6 +19,7 @@ use super::conditions::Known;
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement};
+use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.
 const MAX_MODULES: usize = 20_000;
@@ -173,6 +174,7 @@ pub trait World {
 /// One interpreter process that imports.
 pub struct Importer<'a, W: World> {
     python: &'a Interpreter,
+    env: &'a Environment,
     finder: &'a Finder<'a>,
     world: &'a mut W,
     /// `sys.modules`
@@ -229,9 +231,10 @@ struct Scope<'s> {
 
 impl<'a, W: World> Importer<'a, W> {
     /// An interpreter that has imported nothing yet.
-    pub fn new(python: &'a Interpreter, finder: &'a Finder<'a>, world: &'a mut W) -> Self {
+    pub fn new(python: &'a Interpreter, env: &'a Environment, finder: &'a Finder<'a>, world: &'a mut W) -> Self {
         Self {
             python,
+            env,
             finder,
             world,
             modules: FxHashMap::default(),
@@ -515,7 +518,7 @@ impl<'a, W: World> Importer<'a, W> {
     }
 
     fn known<'s>(&'s self, scope: &'s Scope<'_>) -> Known<'s> {
-        Known { python: self.python, package: scope.package, constants: &scope.constants }
+        Known { python: self.python, env: self.env, package: scope.package, constants: &scope.constants }
     }
 
     fn statement(&mut self, import: &Import, scope: &mut Scope<'_>) -> Result<(), Raised> {

@@ -134,8 +134,18 @@ impl Catches {
 /// Longest value of a constant that is kept, in bytes.
 const MAX_CONDITION: usize = 100;
 /// How values start that the files and the platform may decide.
-const KNOWABLE: &[&[u8]] =
-    &[b"True", b"False", b"not ", b"sys.platform", b"sys.version_info", b"os.name", b"platform.system"];
+const KNOWABLE: &[&[u8]] = &[
+    b"True",
+    b"False",
+    b"not ",
+    b"bool(",
+    b"sys.platform",
+    b"sys.version_info",
+    b"os.name",
+    b"os.environ",
+    b"os.getenv",
+    b"platform.system",
+];
 
 /// The statements of a file that bear on imports, in order.
 pub fn scan(source: &[u8]) -> Vec<Statement> {
@@ -341,11 +351,11 @@ impl Builder<'_> {
         if let Some(value) = after.strip_prefix(b"=").filter(|v| v.first() != Some(&b'=')) {
             let value = value.trim_ascii();
             let call = value.iter().take_while(|c| is_name(**c)).count();
-            if call > 0 && value.get(call) == Some(&b'(') {
-                self.call(&value[..call]);
-            } else if value.len() <= MAX_CONDITION && KNOWABLE.iter().any(|k| value.starts_with(k)) {
+            if value.len() <= MAX_CONDITION && KNOWABLE.iter().any(|k| value.starts_with(k)) {
                 let name = CompactString::from_utf8_lossy(&text[..name_len]);
                 self.push(Statement::Constant(name, condition(value)));
+            } else if call > 0 && value.get(call) == Some(&b'(') {
+                self.call(&value[..call]);
             }
         } else if after.is_empty() {
             self.push(Statement::Name(CompactString::from_utf8_lossy(&text[..name_len])));
