@@ -68,10 +68,12 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     for place in &absence.searched {
         found = found.proof("searched", place, Some("sys.path".into()));
     }
-    let lost = absence.notes.iter().find(|(label, _)| label == LOST).map(|(_, value)| value.as_str());
-    if let Some(source) = lost.and_then(|value| value.rsplit_once(" (named by ")).map(|(source, _)| source) {
+    if let Some((_, source)) = absence.notes.iter().find(|(label, _)| label == LOST) {
         return Some(found.cure(Fix::dockerfile(
-            "an editable installation (pip install -e) only refers to its source: copy that too, or install it whole",
+            format!(
+                "an editable installation (pip install -e) only refers to its source: copy that too, or install it whole; \
+                 or install {top}, if it is of no such project"
+            ),
             format!("COPY --from=builder {source} {source}"),
         )));
     }

@@ -299,7 +299,8 @@ impl<'e> Run<'e> {
         let redirects = path.redirects.iter().filter(|r| r.module == *module).map(|r| (&r.path, &r.by));
         let lost = path.lost.iter().map(|(target, by)| (target, by));
         for (target, by) in redirects.chain(lost).take(MAX_LOST) {
-            notes.push((LOST.to_owned(), format!("{} (named by {})", target.display(), by.display())));
+            notes.push((LOST.to_owned(), target.display().to_string()));
+            notes.push(("named by".to_owned(), by.display().to_string()));
         }
         let kind = match (&other, module.contains('.')) {
             (Some(_), _) => "python-abi",
