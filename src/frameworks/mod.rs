@@ -207,15 +207,16 @@ struct Packages {
     package: Vec<Framework>,
 }
 
-const PACKAGES: &str = include_str!("packages.toml");
+const PACKAGES_FILE: &str = include_str!("packages.toml");
+
+static PACKAGES: LazyLock<Vec<Framework>> =
+    LazyLock::new(|| structured::from_toml(PACKAGES_FILE).map(|p: Packages| p.package).unwrap_or_default());
 
 /// Who opens something by itself, by the module that does.
 static OPENERS: LazyLock<FxHashMap<&str, &Framework>> = LazyLock::new(|| {
-    static PACKAGE: LazyLock<Vec<Framework>> =
-        LazyLock::new(|| structured::from_toml(PACKAGES).map(|p: Packages| p.package).unwrap_or_default());
     let modules =
         |f: &'static Framework| f.feature.iter().filter_map(move |x| Some((x.id.strip_prefix("import:")?, f)));
-    FRAMEWORKS.iter().chain(&*PACKAGE).flat_map(modules).collect()
+    FRAMEWORKS.iter().chain(&*PACKAGES).flat_map(modules).collect()
 });
 
 /// Whose code opens libraries by itself when `module` is executed.
@@ -225,8 +226,7 @@ pub fn opener(module: &str) -> Option<&'static Framework> {
 
 /// Whether all that a distribution opens by itself while it is imported is known.
 pub fn is_known_opener(distribution: &str) -> bool {
-    let is_its = |f: &&Framework| f.distributions.iter().any(|d| d == distribution);
-    OPENERS.values().any(is_its) || FRAMEWORKS.iter().any(|f| is_its(&f))
+    FRAMEWORKS.iter().chain(&*PACKAGES).any(|f| f.distributions.iter().any(|d| d == distribution))
 }
 
 /// Every framework.
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_file_is_well_formed() {
-        let packages: Packages = structured::from_toml(PACKAGES).expect("the file of packages parses");
+        let packages: Packages = structured::from_toml(PACKAGES_FILE).expect("the file of packages parses");
         let frameworks = ALL.iter().map(|source| structured::from_toml(source).expect("a framework file parses"));
         for framework in frameworks.chain(packages.package) {
             for feature in &framework.feature {
