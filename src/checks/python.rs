@@ -69,6 +69,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
         found = found.proof("searched", place, Some("sys.path".into()));
     }
     if let Some((_, source)) = absence.notes.iter().find(|(label, _)| label == LOST) {
+        let source = source.trim_end_matches("/__init__.py");
         return Some(found.cure(Fix::dockerfile(
             format!(
                 "an editable installation (pip install -e) only refers to its source: copy that too, or install it whole; \

@@ -75,25 +75,24 @@ impl<'e> Parts<'e> {
             Ok(_) | Err(Unfit::NotApplicable(_)) => return Ok((steps, None)),
             Err(Unfit::Unknown(why)) => return Err(why),
         };
-        for other in feature.after.iter().filter_map(|m| Self::opener(self.examination, self.python, m).zip(Some(m))) {
-            let (parts, module) = other;
-            steps.extend(parts.at_import(module, when, process, is_assumed)?.0);
+        for module in &feature.after {
+            if let Some(other) = Self::opener(self.examination, self.python, module) {
+                steps.extend(other.at_import(module, when, process, is_assumed)?.0);
+            }
         }
         for open in &feature.opens {
             if is_spared(open, &steps) {
                 continue;
             }
             for step in self.open(feature, open, process) {
-                let breaks = step.breaks();
-                match breaks && is_assumed(&step.file) {
-                    // What follows belongs to the one that would have loaded.
-                    true if open.any => return Ok((steps, None)),
-                    true => continue,
-                    false => {}
-                }
-                steps.push(step);
-                if breaks {
+                if !step.breaks() {
+                    steps.push(step);
+                } else if !is_assumed(&step.file) {
+                    steps.push(step);
                     return Ok((steps, Some(open.raises.unwrap_or(Raised::Os))));
+                } else if open.any {
+                    // What follows belongs to the one that would have loaded.
+                    return Ok((steps, None));
                 }
             }
         }
@@ -317,18 +316,18 @@ impl<'e> Parts<'e> {
         for name in &names {
             if name.contains('/') {
                 let files = self.files(name);
-                let files = if open.all || open.any { &files[..] } else { files.get(..1).unwrap_or_default() };
-                if files.is_empty() {
-                    continue;
-                }
                 if open.any {
                     for file in files {
-                        let outcome = self.dlopen(process, file, by, mode);
+                        let outcome = self.dlopen(process, &file, by, mode);
                         if let StepOutcome::Ok(_) = outcome {
-                            return vec![step(file, outcome, true)];
+                            return vec![step(&file, outcome, true)];
                         }
-                        first.get_or_insert((file.clone(), outcome, 2));
+                        first.get_or_insert((file, outcome, 2));
                     }
+                    continue;
+                }
+                let files = if open.all { &files[..] } else { files.get(..1).unwrap_or_default() };
+                if files.is_empty() {
                     continue;
                 }
                 // A path that exists is not passed over, whatever comes of it.

@@ -11,6 +11,8 @@ use crate::frameworks::{self, torch::Torch};
 use crate::image::elf::{Elf, Machine};
 use crate::loader::{Failure, LoadError, Mode, ObjectId, Process};
 use crate::parallel;
+use crate::python::distributions::Listed;
+use crate::python::editable::Redirect;
 use crate::python::imports::{Extension, Miss, Site, When, World};
 use crate::python::{Directory, File, Finder, Importer, Interpreter, Raised};
 
@@ -42,13 +44,13 @@ pub struct Run<'e> {
     python: &'e Interpreter,
     finder: &'e Finder<'e>,
     /// What RECORD files list, by the entry of `sys.path`.
-    records: FxHashMap<PathBuf, Listed>,
+    records: FxHashMap<PathBuf, Names>,
     /// Modules that the last import did not find, and did without.
     done_without: FxHashSet<String>,
 }
 
 /// Names of shared objects, by their directory.
-type Listed = FxHashMap<PathBuf, FxHashSet<String>>;
+type Names = FxHashMap<PathBuf, FxHashSet<String>>;
 
 struct Round<'r, 'l, 'e> {
     run: &'r mut Records<'e>,
@@ -63,7 +65,7 @@ struct Round<'r, 'l, 'e> {
 struct Records<'e> {
     examination: &'e Examination,
     python: &'e Interpreter,
-    records: &'e mut FxHashMap<PathBuf, Listed>,
+    records: &'e mut FxHashMap<PathBuf, Names>,
 }
 
 impl<'e> Run<'e> {
@@ -144,18 +146,16 @@ impl<'e> Run<'e> {
         let Some(LoadError::Missing { name, .. }) = missing else { return None };
         let is_it = |path: &str| path.rsplit('/').next() == Some(name.as_str());
         let rootfs = &self.examination.rootfs;
-        let packages = self.examination.installed.iter().filter(|d| !frameworks::is_known_opener(&d.name));
-        let mut brings = packages.filter(|d| {
-            let mut files = d.shared_objects(rootfs).into_iter();
-            files.any(|l| is_it(&l.path) && rootfs.is_file(&d.location.join(&l.path)))
-        });
-        brings.find_map(|distribution| {
-            let record = distribution.record(rootfs);
-            let is_own = |file: &Path| {
-                file.strip_prefix(&distribution.location).is_ok_and(|f| f.to_str().is_some_and(|f| record.lists(f)))
-            };
+        let mut packages = self.examination.installed.iter().filter(|d| !frameworks::is_known_opener(&d.name));
+        packages.find_map(|package| {
+            let record = package.record(rootfs);
+            let is_there = |l: &Listed| is_it(&l.path) && rootfs.is_file(&package.location.join(&l.path));
+            record.shared_objects().iter().find(|l| is_there(l))?;
             let opens = |file: &&File| {
-                is_own(&file.path()) && self.finder.source(file).is_ok_and(|s| OPENS.iter().any(|o| contains(&s, o)))
+                let path = file.path();
+                let relative = path.strip_prefix(&package.location).ok().and_then(Path::to_str);
+                relative.is_some_and(|path| record.lists(path))
+                    && self.finder.source(file).is_ok_and(|source| OPENS.iter().any(|o| contains(&source, o)))
             };
             Some((name.clone(), executed.iter().find(opens)?.path().to_string_lossy().into_owned()))
         })
@@ -296,7 +296,8 @@ impl<'e> Run<'e> {
             notes.push(("interpreter takes".to_owned(), self.python.suffixes.join(", ")));
         }
         let path = &self.examination.sys_path;
-        let redirects = path.redirects.iter().filter(|r| r.module == *module).map(|r| (&r.path, &r.by));
+        let redirect = path.redirects.iter().find(|r| r.module == *module);
+        let redirects = redirect.iter().map(|r| (&r.path, &r.by));
         let lost = path.lost.iter().map(|(target, by)| (target, by));
         for (target, by) in redirects.chain(lost).take(MAX_LOST) {
             notes.push((LOST.to_owned(), target.display().to_string()));
@@ -314,7 +315,7 @@ impl<'e> Run<'e> {
         let user_sees = match name_of {
             _ if module == TORCH_C => TORCH_C_LOST.to_owned(),
             _ if module == "cv2.cv2" => CV2_LOST.to_owned(),
-            None => format!("ModuleNotFoundError: No module named '{module}'"),
+            None => not_there(module, redirect),
             Some((file, true)) => format!(
                 "ImportError: cannot import name '{stem}' from partially initialized module '{package}' (most likely \
                  due to a circular import) ({})",
@@ -356,6 +357,17 @@ impl<'e> Run<'e> {
             }
         }
         None
+    }
+}
+
+/// What Python says of a module without a file.
+fn not_there(module: &str, redirect: Option<&Redirect>) -> String {
+    match redirect.map(|r| (r.raises(), r.path.display())) {
+        Some((Raised::Os, path)) => format!("FileNotFoundError: [Errno 2] No such file or directory: '{path}'"),
+        Some((Raised::Import, path)) => {
+            format!("ImportError: {path}: cannot open shared object file: No such file or directory")
+        }
+        _ => format!("ModuleNotFoundError: No module named '{module}'"),
     }
 }
 
@@ -490,10 +502,10 @@ impl World for Round<'_, '_, '_> {
 
 impl Records<'_> {
     /// Shared objects that the RECORD files of one entry of `sys.path` list.
-    fn listed(&mut self, entry: &Path) -> &Listed {
+    fn listed(&mut self, entry: &Path) -> &Names {
         let examination = self.examination;
         self.records.entry(entry.to_owned()).or_insert_with(|| {
-            let mut listed = Listed::default();
+            let mut listed = Names::default();
             for distribution in examination.installed.iter().filter(|d| d.location == entry) {
                 for file in distribution.shared_objects(&examination.rootfs) {
                     let (dir, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));

@@ -34,7 +34,7 @@ use crate::image::{Credentials, Rootfs, programs};
 use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
 use crate::node::{self, Processes};
 use crate::parallel;
-use crate::python::distributions::{Installed, installed};
+use crate::python::distributions::{Installed, installed, with_required};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
 use crate::record::profile::Profile;
@@ -709,18 +709,8 @@ impl Examination {
             return None;
         }
         let own = |module: &&str| Some(kernels::distribution(self, module)?.0.name.clone());
-        let mut found: Vec<String> = modules.iter().map(own).collect::<Option<_>>()?;
-        let mut at = 0;
-        while let Some(name) = found.get(at) {
-            let required = self.installed.iter().find(|d| d.name == *name).map(|d| d.requires(&self.rootfs));
-            for name in required.unwrap_or_default() {
-                if !found.contains(&name) && self.installed.iter().any(|d| d.name == name) {
-                    found.push(name);
-                }
-            }
-            at += 1;
-        }
-        Some(found)
+        let own = modules.iter().map(own).collect::<Option<_>>()?;
+        Some(with_required(&self.rootfs, &self.installed, own))
     }
 }
 

@@ -47,6 +47,24 @@ pub struct Known<'k> {
     pub constants: &'k FxHashMap<CompactString, bool>,
 }
 
+/// What an expression gives.
+enum Value {
+    Text(String),
+    /// Something that is no text.
+    Truth(bool),
+    Unknown,
+}
+
+impl Value {
+    fn truth(&self) -> Option<bool> {
+        match self {
+            Self::Text(text) => Some(!text.is_empty()),
+            Self::Truth(truth) => Some(*truth),
+            Self::Unknown => None,
+        }
+    }
+}
+
 impl Known<'_> {
     /// Whether Python itself defines a name, or the file as something that is known.
     pub fn is_defined(&self, name: &str) -> bool {
@@ -56,7 +74,7 @@ impl Known<'_> {
             || NEWER_NAMES.iter().any(|(n, since)| *n == name && minor >= *since)
     }
 
-    /// Conditions that the files and the platform decide; `None` for all others.
+    /// Conditions that the files, the platform and the environment decide; `None` for all others.
     pub fn evaluate(&self, condition: &str) -> Option<bool> {
         let condition = strip_parentheses(condition.trim());
         if let Some((a, b)) = split_operator(condition, " or ") {
@@ -91,23 +109,20 @@ impl Known<'_> {
         if let Some(inner) = condition.strip_prefix("bool(").and_then(|rest| rest.strip_suffix(')')) {
             return self.evaluate(inner);
         }
-        if let Some((_, value)) = self.variable(condition) {
-            return value.map(|value| !value.is_empty());
-        }
-        for (operator, is_in) in [(" not in ", false), (" in ", true)] {
-            if let Some((name, container)) = condition.split_once(operator)
-                && is_environment(container)
-            {
-                return Some(self.env.get(literal(name)?).is_some() == is_in);
-            }
+        if let Some(value) = self.variable(condition) {
+            return value.truth();
         }
         if let Some(rest) = condition.strip_prefix("sys.platform.startswith(") {
             let literal = rest.strip_suffix(')').and_then(literal)?;
             return Some("linux".starts_with(literal));
         }
         for (operator, is_in) in [(" not in ", false), (" in ", true)] {
-            if let Some(set) = condition.strip_prefix("sys.platform").and_then(|r| r.strip_prefix(operator)) {
-                let names: Option<Vec<&str>> = set
+            let Some((left, right)) = condition.split_once(operator) else { continue };
+            if is_environment(right) {
+                return Some(self.env.get(literal(left)?).is_some() == is_in);
+            }
+            if left == "sys.platform" {
+                let names: Option<Vec<&str>> = right
                     .trim_matches(|c| "()[]{} ".contains(c))
                     .split(',')
                     .filter(|n| !n.trim().is_empty())
@@ -123,21 +138,20 @@ impl Known<'_> {
         None
     }
 
-    /// What `os.environ.get(NAME, DEFAULT)` or `os.getenv(…)` gives, if it is one: whether that is a text, and the text; an
-    /// empty one stands for what is no text and false. The text is none where the default is not known.
-    fn variable(&self, expression: &str) -> Option<(bool, Option<String>)> {
+    /// What `os.environ.get(NAME, DEFAULT)` or `os.getenv(…)` gives, if it is one.
+    fn variable(&self, expression: &str) -> Option<Value> {
         let (function, rest) = expression.split_once('(')?;
         let asks = matches!(function, "os.getenv" | "_os.getenv" | "getenv")
             || function.strip_suffix(".get").is_some_and(is_environment);
         let arguments = rest.strip_suffix(')').filter(|a| asks && !a.contains(['(', ')']))?;
         let (name, default) = arguments.split_once(',').unwrap_or((arguments, "None"));
-        Some(match self.env.get(literal(name)?) {
-            Some(value) => (true, Some(value.to_string_lossy().into_owned())),
-            None => match (literal(default), default.trim()) {
-                (Some(text), _) => (true, Some(text.to_owned())),
-                (None, "None" | "False" | "0") => (false, Some(String::new())),
-                (None, "True" | "1") => (false, Some("1".into())),
-                (None, _) => (false, None),
+        Some(match (self.env.get(literal(name)?), literal(default)) {
+            (Some(value), _) => Value::Text(value.to_string_lossy().into_owned()),
+            (None, Some(text)) => Value::Text(text.to_owned()),
+            (None, None) => match default.trim() {
+                "None" | "False" | "0" => Value::Truth(false),
+                "True" | "1" => Value::Truth(true),
+                _ => Value::Unknown,
             },
         })
     }
@@ -148,8 +162,10 @@ impl Known<'_> {
             "!=" => literal(right).map(|l| l != value),
             _ => None,
         };
-        if let Some((is_text, value)) = self.variable(left) {
-            return value.filter(|_| is_text).and_then(|value| equal(&value));
+        match self.variable(left) {
+            Some(Value::Text(value)) => return equal(&value),
+            Some(Value::Truth(_) | Value::Unknown) => return None,
+            None => {}
         }
         match left {
             "sys.platform" => equal("linux"),

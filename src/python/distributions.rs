@@ -116,7 +116,7 @@ impl Installed {
     }
 
     /// Normalised names of what it requires, whatever the extra or the marker.
-    pub fn requires(&self, rootfs: &Rootfs) -> Vec<String> {
+    fn requires(&self, rootfs: &Rootfs) -> Vec<String> {
         let file = if self.info.extension().is_some_and(|e| e == "egg-info") { "PKG-INFO" } else { "METADATA" };
         let text = rootfs.read_text(&self.info.join(file), MAX_RECORD).unwrap_or_default();
         // A description follows the header.
@@ -139,22 +139,37 @@ impl Installed {
     }
 }
 
+/// What distributions require, directly or not, as far as it is installed; with those themselves.
+pub fn with_required(rootfs: &Rootfs, installed: &[Installed], mut names: Vec<String>) -> Vec<String> {
+    let mut at = 0;
+    while let Some(name) = names.get(at) {
+        let required = installed.iter().find(|d| d.name == *name).map(|d| d.requires(rootfs)).unwrap_or_default();
+        for name in required {
+            if !names.contains(&name) && installed.iter().any(|d| d.name == name) {
+                names.push(name);
+            }
+        }
+        at += 1;
+    }
+    names
+}
+
 /// A RECORD as it was read. It may be megabytes long, and is searched rather than taken apart.
 pub struct Record(Vec<u8>);
 
 impl Record {
     /// Whether it lists a top-level module: a package, or a file.
     pub fn brings(&self, top: &str) -> bool {
-        let starts_line = |at: usize| at == 0 || self.0[at - 1] == b'\n';
-        [format!("{top}/__init__."), format!("{top}.")]
-            .iter()
-            .any(|start| memchr::memmem::find_iter(&self.0, start.as_bytes()).any(starts_line))
+        self.has_line(&format!("{top}/__init__.")) || self.has_line(&format!("{top}."))
     }
 
     /// Whether it lists a file, given relative to the entry of `sys.path`.
     pub fn lists(&self, file: &str) -> bool {
-        let starts_line = |at: usize| at == 0 || self.0[at - 1] == b'\n';
-        memchr::memmem::find_iter(&self.0, format!("{file},").as_bytes()).any(starts_line)
+        self.has_line(&format!("{file},"))
+    }
+
+    fn has_line(&self, start: &str) -> bool {
+        memchr::memmem::find_iter(&self.0, start.as_bytes()).any(|at| at == 0 || self.0[at - 1] == b'\n')
     }
 
     /// How many files it lists with each of the given extensions, if any.

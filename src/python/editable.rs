@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Raised;
 use crate::image::Rootfs;
 
 /// Largest finder read, in bytes.
@@ -21,6 +22,18 @@ pub struct Redirect {
     pub path: PathBuf,
     /// The file that says so.
     pub by: PathBuf,
+}
+
+impl Redirect {
+    /// What an import raises where the file is not there. A finder that names a whole file does not look for it, and leaves
+    /// that to `SourceLoader.get_data` or to the dynamic loader; setuptools' looks, and finds no module.
+    pub fn raises(&self) -> Raised {
+        match self.path.extension().and_then(|e| e.to_str()) {
+            Some("py") => Raised::Os,
+            Some("so") => Raised::Import,
+            _ => Raised::NotFound,
+        }
+    }
 }
 
 /// A file that is executed when Python starts, and of which it is not known what it adds to what is found.

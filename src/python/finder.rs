@@ -119,7 +119,7 @@ pub struct Finder<'r> {
 }
 
 struct Redirected<'r> {
-    to: &'r Path,
+    redirect: &'r Redirect,
     spec: OnceLock<Option<Spec>>,
 }
 
@@ -127,8 +127,9 @@ impl<'r> Finder<'r> {
     /// Nothing is read yet but the entries of `sys.path`.
     pub fn new(rootfs: &'r Rootfs, python: &'r Interpreter, path: &'r SysPath) -> Self {
         let sys_path = path.entries.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
-        let redirect = |r: &'r Redirect| (r.module.as_str(), Redirected { to: &r.path, spec: OnceLock::new() });
-        let redirects = path.redirects.iter().map(redirect).collect();
+        let redirected =
+            |redirect: &'r Redirect| (redirect.module.as_str(), Redirected { redirect, spec: OnceLock::new() });
+        let redirects = path.redirects.iter().map(redirected).collect();
         Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, doubts: &path.doubts }
     }
 
@@ -141,8 +142,14 @@ impl<'r> Finder<'r> {
         }
     }
 
+    /// Where an editable installation leads for the module `name`, whether it is there or not.
+    pub(super) fn redirect(&self, name: &str) -> Option<&Redirect> {
+        self.redirects.get(name).map(|r| r.redirect)
+    }
+
     fn redirected(&self, name: &str) -> Option<Spec> {
-        let Redirected { to, spec } = self.redirects.get(name)?;
+        let Redirected { redirect, spec } = self.redirects.get(name)?;
+        let to = redirect.path.as_path();
         let find = || {
             let directory = |path: &Path| Arc::new(Directory::read(self.rootfs, path));
             if self.rootfs.is_dir(to) {

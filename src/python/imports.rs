@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::added::{Added, Additions};
 use super::conditions::Known;
+use super::editable::Redirect;
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement};
@@ -302,16 +303,17 @@ impl<'a, W: World> Importer<'a, W> {
             }
         }
         let found = !matches!(spec, None | Some(Found::File(Spec::Namespace(_))));
+        let raises = self.raises(name);
         let lost = !found
             && !self.world.is_assumed(name)
             && match &search {
                 None => spec.is_none(),
-                Some(dirs) => dirs.iter().any(|dir| self.world.is_lost(dir, tail)),
+                Some(dirs) => raises != Raised::NotFound || dirs.iter().any(|dir| self.world.is_lost(dir, tail)),
             };
         if lost {
             let (module, chain) = (name.to_owned(), self.chain.clone());
             self.trace.missing.push(Miss { module, chain, name_of: None, doubt });
-            return Err(Raised::NotFound);
+            return Err(raises);
         }
         let Some(spec) = spec else {
             // Somebody asks whether it is there, and it is not.
@@ -343,6 +345,11 @@ impl<'a, W: World> Importer<'a, W> {
             self.modules.remove(name);
         }
         outcome
+    }
+
+    /// What the import of `name` raises where no file of it is found.
+    fn raises(&self, name: &str) -> Raised {
+        self.finder.redirect(name).map_or(Raised::NotFound, Redirect::raises)
     }
 
     /// The importers of `sys.meta_path`: what is compiled in, then files.
@@ -582,7 +589,7 @@ impl<'a, W: World> Importer<'a, W> {
             if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
                 continue;
             }
-            if self.find(&full, name, Some(&search)).is_some() {
+            if self.find(&full, name, Some(&search)).is_some() || self.raises(&full) != Raised::NotFound {
                 self.import_one(&full, guard)?;
             } else if search.iter().any(|dir| self.world.is_lost(dir, name)) {
                 first_lost.get_or_insert(full);

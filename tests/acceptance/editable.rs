@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use libtest_mimic::{Failed, Trial};
-use serde_json::Value;
 
-use super::must;
+use super::{agree, must};
 
 /// A back end, what it needs in the environment, and its part of `pyproject.toml`.
 const BACKENDS: [(&str, &str, &str); 6] = [
@@ -55,19 +54,15 @@ fn run(needs: &str, backend: &str, table: &str) -> Result<(), Failed> {
     let about = "[project]\nname = 'app'\nversion = '1'\ndescription = 'An application.'\n";
     fs::write(project.join("pyproject.toml"), format!("{head}{about}{table}\n")).unwrap();
     pip(&["--no-build-isolation", "--editable", project.to_str().unwrap()]);
-    agrees(&python, dir.path(), true)?;
+    agrees(&python, true)?;
     fs::rename(&project, dir.path().join("elsewhere")).unwrap();
-    agrees(&python, dir.path(), false)
+    agrees(&python, false)
 }
 
 /// What Python says and what is predicted.
-fn agrees(python: &Path, cwd: &Path, expected: bool) -> Result<(), Failed> {
-    let real = Command::new(python).args(["-c", "import app"]).current_dir(cwd).output().unwrap();
-    assert_eq!(real.status.success(), expected, "{}", String::from_utf8_lossy(&real.stderr));
-    let mut check = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
-    check.args(["check", "--image", "--format", "json", "--python"]).arg(python).arg("app").current_dir(cwd);
-    let output = check.output().unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
+fn agrees(python: &Path, expected: bool) -> Result<(), Failed> {
+    let (imports, report) = agree(python, "app", &[])?;
+    assert_eq!(imports, expected, "{:#}", report["findings"]);
     let verdict = if expected { "ready" } else { "not-ready" };
     if report["verdict"] != verdict {
         return Err(format!("{:#}", report["findings"]).into());

@@ -137,15 +137,15 @@ impl Drop for Change {
     }
 }
 
-fn import(at: &Installation, env: &[(&str, String)]) -> Output {
-    let mut command = Command::new(at.python());
-    command.args(["-c", "import torch"]).env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH");
+fn import(python: &Path, module: &str, env: &[(&str, String)]) -> Output {
+    let mut command = Command::new(python);
+    command.args(["-c", &format!("import {module}")]).env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH");
     command.envs(env.iter().map(|(k, v)| (k, v))).output().unwrap()
 }
 
-fn check(at: &Installation, env: &[(&str, String)]) -> Value {
+fn check(python: &Path, module: &str, env: &[(&str, String)]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
-    command.args(["check", "--image", "--format", "json", "--python"]).arg(at.python()).arg("torch");
+    command.args(["check", "--image", "--format", "json", "--python"]).arg(python).arg(module);
     command.env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH");
     let output = command.envs(env.iter().map(|(k, v)| (k, v))).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
@@ -160,23 +160,30 @@ fn findings(report: &Value) -> BTreeSet<String> {
     all.map(|f| format!("{} {}", text(&f["severity"]), text(&f["id"]))).collect()
 }
 
-/// What is predicted and what happens must be the same: whether it imports, and the message if not.
+/// [`agree`] on torch.
 fn compare(at: &Installation, env: &[(&str, String)]) -> Result<(), Failed> {
+    agree(&at.python(), "torch", env).map(drop)
+}
+
+/// What is predicted and what happens must be the same: whether it imports, and the message if not. Gives what happens,
+/// and the report.
+fn agree(python: &Path, module: &str, env: &[(&str, String)]) -> Result<(bool, Value), Failed> {
     let (real, report) = std::thread::scope(|scope| {
-        let real = scope.spawn(|| import(at, env));
-        let report = scope.spawn(|| check(at, env));
+        let real = scope.spawn(|| import(python, module, env));
+        let report = scope.spawn(|| check(python, module, env));
         (real.join().unwrap(), report.join().unwrap())
     });
     let imports = real.status.success();
     let stderr = String::from_utf8_lossy(&real.stderr);
-    let capability = report["capabilities"].as_array().unwrap().iter().find(|c| c["id"] == "import:torch").unwrap();
+    let id = format!("import:{module}");
+    let capability = report["capabilities"].as_array().unwrap().iter().find(|c| c["id"] == *id).unwrap();
     let predicted = capability["status"] == "ok";
     if imports != predicted {
         let last = stderr.lines().last().unwrap_or_default();
         return Err(format!("imports: {imports} ({last}); predicted: {capability}").into());
     }
     if imports {
-        return Ok(());
+        return Ok((imports, report));
     }
     let sees = report["findings"].as_array().unwrap().iter().find(|f| f["severity"] == "error");
     let sees = sees.and_then(|f| f["user_sees"].as_str()).unwrap_or_default();
@@ -184,7 +191,7 @@ fn compare(at: &Installation, env: &[(&str, String)]) -> Result<(), Failed> {
     let killed = real.status.code().is_none() && sees.starts_with("Bus error");
     let told = !sees.is_empty() && sees.lines().all(|line| stderr.contains(line.trim()));
     if killed || told {
-        Ok(())
+        Ok((imports, report))
     } else {
         Err(format!("predicted message {sees:?}, and Python printed:\n{stderr}").into())
     }
@@ -361,7 +368,7 @@ fn main() {
     list.extend(torch.iter().flat_map(record::trials));
     list.extend(torch.iter().flat_map(slim::trials));
     list.extend(editable::trials(all));
-    list.extend(packages::trials(all));
+    list.extend(packages::trials(&torch, all));
     list.extend(driver::trials());
     list.extend(releases::trials());
     list.extend(containers::trials());

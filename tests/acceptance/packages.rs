@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
-use serde_json::Value;
 
-use super::{must, shared_objects};
+use super::{Change, Installation, agree, must, shared_objects, wheel};
 
 /// What is installed, what is imported, and the directories whose libraries are taken away in turn.
 const PACKAGES: [(&str, &str, &[&str]); 13] = [
@@ -33,6 +33,9 @@ const PACKAGES: [(&str, &str, &[&str]); 13] = [
     ("usearch==2.26.6", "usearch", &["usearch", "numkong"]),
     ("rmm-cu12==26.2.0", "rmm", &["librmm", "rapids_logger"]),
 ];
+/// What is built for PyTorch 2.6.0 and loads its operators itself.
+const BESIDE_TORCH: [(&str, &str, &str); 2] =
+    [("torchvision==0.21.0", "torchvision", "torchvision"), ("torchaudio==2.6.0", "torchaudio", "torchaudio/lib")];
 
 fn run(requirement: &str, module: &str, directories: &[&str]) -> Result<(), Failed> {
     let temporary = tempfile::tempdir().unwrap();
@@ -40,42 +43,47 @@ fn run(requirement: &str, module: &str, directories: &[&str]) -> Result<(), Fail
     must(Command::new("python3").args(["-m", "venv"]).arg(&venv));
     let python = venv.join("bin/python");
     must(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-cache-dir", requirement]));
-    assert!(compare(&python, module)?, "{requirement} cannot be imported");
-    let lib = fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path();
-    let directories = directories.iter().map(|dir| lib.join("site-packages").join(dir));
+    let lib = fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    take_away_each(&python, module, &[], directories.iter().map(|dir| lib.join(dir)))
+}
+
+/// Beside PyTorch, which they are built for.
+fn run_with_torch(torch: &Installation, requirement: &str, module: &str, directory: &str) -> Result<(), Failed> {
+    let dirs = [requirement, "pillow==11.3.0"].map(|requirement| wheel(requirement, true).unwrap());
+    let path = dirs.each_ref().map(|dir| dir.to_str().unwrap()).join(":");
+    take_away_each(&torch.python(), module, &[("PYTHONPATH", path)], [dirs[0].join(directory)])
+}
+
+/// Imports a module as it is, and without each library of some directories.
+fn take_away_each(
+    python: &Path,
+    module: &str,
+    env: &[(&str, String)],
+    directories: impl IntoIterator<Item = PathBuf>,
+) -> Result<(), Failed> {
+    let (imports, report) = agree(python, module, env)?;
+    assert!(imports, "{:#}", report["findings"]);
     let below = |dir: PathBuf| shared_objects(&dir).into_iter().map(move |l| dir.join(l));
-    let libraries: Vec<PathBuf> = directories.flat_map(below).collect();
+    let libraries: Vec<PathBuf> = directories.into_iter().flat_map(below).collect();
     for library in &libraries {
-        let aside = temporary.path().join("aside");
-        fs::rename(library, &aside).unwrap();
-        let outcome = compare(&python, module);
-        fs::rename(&aside, library).unwrap();
-        outcome.map_err(|e| format!("without {}: {e:?}", library.display()))?;
+        let _change = Change::take_away(library.clone());
+        agree(python, module, env).map_err(|e| format!("without {}: {e:?}", library.display()))?;
     }
     println!("{} libraries", libraries.len());
     Ok(())
 }
 
-/// Whether the import works, which must be what is predicted.
-fn compare(python: &Path, module: &str) -> Result<bool, Failed> {
-    let real = Command::new(python).args(["-c", &format!("import {module}")]).current_dir("/").output().unwrap();
-    let mut check = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
-    check.args(["check", "--image", "--format", "json", "--python"]).arg(python).arg(module).current_dir("/");
-    let report: Value = serde_json::from_slice(&check.output().unwrap().stdout).map_err(|e| e.to_string())?;
-    let id = format!("import:{module}");
-    let import = report["capabilities"].as_array().unwrap().iter().find(|c| c["id"] == *id).unwrap();
-    let expected = if real.status.success() { "ok" } else { "broken" };
-    if import["status"] != expected {
-        return Err(format!("{}, and {import}\n{:#}", String::from_utf8_lossy(&real.stderr), report["findings"]).into());
-    }
-    Ok(real.status.success())
-}
-
 /// One for each package; they are fetched from PyPI.
-pub fn trials(may_install: bool) -> Vec<Trial> {
-    let packages = PACKAGES.iter().filter(|_| may_install);
-    let trial = |(requirement, module, directories): &'static (&str, &str, &[&str])| {
+pub fn trials(torch: &[Arc<Installation>], may_install: bool) -> Vec<Trial> {
+    let alone = PACKAGES.iter().map(|(requirement, module, directories)| {
         Trial::test(format!("import of {requirement}"), || run(requirement, module, directories))
-    };
-    packages.map(trial).collect()
+    });
+    let built_for_it = torch.iter().filter(|at| at.release == "2.6.0");
+    let beside = built_for_it.flat_map(|at| {
+        BESIDE_TORCH.iter().map(|(requirement, module, directory)| {
+            let at = Arc::clone(at);
+            Trial::test(format!("import of {requirement}"), move || run_with_torch(&at, requirement, module, directory))
+        })
+    });
+    alone.chain(beside).filter(|_| may_install).collect()
 }
