@@ -295,10 +295,9 @@ impl<'e> Run<'e> {
             notes.push(("built for".to_owned(), tag.clone()));
             notes.push(("interpreter takes".to_owned(), self.python.suffixes.join(", ")));
         }
-        let path = &self.examination.sys_path;
-        let redirect = path.redirects.iter().find(|r| r.module == *module);
+        let redirect = self.finder.redirect(module);
         let redirects = redirect.iter().map(|r| (&r.path, &r.by));
-        let lost = path.lost.iter().map(|(target, by)| (target, by));
+        let lost = self.examination.sys_path.lost.iter().map(|(target, by)| (target, by));
         for (target, by) in redirects.chain(lost).take(MAX_LOST) {
             notes.push((LOST.to_owned(), target.display().to_string()));
             notes.push(("named by".to_owned(), by.display().to_string()));
@@ -362,7 +361,7 @@ impl<'e> Run<'e> {
 
 /// What Python says of a module without a file.
 fn not_there(module: &str, redirect: Option<&Redirect>) -> String {
-    match redirect.map(|r| (r.raises(), r.path.display())) {
+    match redirect.and_then(|r| Some((r.raises()?, r.path.display()))) {
         Some((Raised::Os, path)) => format!("FileNotFoundError: [Errno 2] No such file or directory: '{path}'"),
         Some((Raised::Import, path)) => {
             format!("ImportError: {path}: cannot open shared object file: No such file or directory")

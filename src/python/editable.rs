@@ -27,11 +27,11 @@ pub struct Redirect {
 impl Redirect {
     /// What an import raises where the file is not there. A finder that names a whole file does not look for it, and leaves
     /// that to `SourceLoader.get_data` or to the dynamic loader; setuptools' looks, and finds no module.
-    pub fn raises(&self) -> Raised {
-        match self.path.extension().and_then(|e| e.to_str()) {
-            Some("py") => Raised::Os,
-            Some("so") => Raised::Import,
-            _ => Raised::NotFound,
+    pub fn raises(&self) -> Option<Raised> {
+        match self.path.extension()?.to_str()? {
+            "py" => Some(Raised::Os),
+            "so" => Some(Raised::Import),
+            _ => None,
         }
     }
 }

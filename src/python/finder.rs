@@ -14,10 +14,10 @@ use compact_str::{CompactString, format_compact};
 
 use rustc_hash::FxHashMap;
 
-use super::Interpreter;
 use super::editable::{Doubt, Redirect};
 use super::site::SysPath;
 use super::source::{Import, Statement, scan};
+use super::{Interpreter, Raised};
 use crate::image::{EntryKind, FileError, Rootfs};
 
 /// Largest Python source file read, in bytes.
@@ -65,6 +65,8 @@ pub enum Spec {
     Opaque { file: File, is_package: bool },
     /// Directories without an `__init__` file.
     Namespace(Search),
+    /// Where an editable installation leads, and no file is: what the import raises.
+    Lost(Raised),
 }
 
 /// A file in a directory.
@@ -87,6 +89,7 @@ impl Spec {
     /// Directories that submodules are looked for in, if it is a package.
     pub fn search(&self) -> Option<Search> {
         match self {
+            Self::Lost(_) => None,
             Self::Namespace(search) => Some(Arc::clone(search)),
             Self::Source { file, is_package }
             | Self::Extension { file, is_package }
@@ -127,9 +130,11 @@ impl<'r> Finder<'r> {
     /// Nothing is read yet but the entries of `sys.path`.
     pub fn new(rootfs: &'r Rootfs, python: &'r Interpreter, path: &'r SysPath) -> Self {
         let sys_path = path.entries.iter().map(|dir| Arc::new(Directory::read(rootfs, dir))).collect();
-        let redirected =
-            |redirect: &'r Redirect| (redirect.module.as_str(), Redirected { redirect, spec: OnceLock::new() });
-        let redirects = path.redirects.iter().map(redirected).collect();
+        let mut redirects = FxHashMap::default();
+        for redirect in &path.redirects {
+            // scikit-build-core names the file, and then the directories of its submodules.
+            redirects.entry(redirect.module.as_str()).or_insert(Redirected { redirect, spec: OnceLock::new() });
+        }
         Self { rootfs, suffixes: &python.suffixes, sys_path, redirects, doubts: &path.doubts }
     }
 
@@ -137,13 +142,16 @@ impl<'r> Finder<'r> {
     /// installation leads.
     pub fn find_module(&self, name: &str, tail: &str, search: Option<&Search>) -> Option<Spec> {
         match self.find(tail, search) {
-            found @ (None | Some(Spec::Namespace(_))) => self.redirected(name).or(found),
+            None => self.redirected(name),
+            found @ Some(Spec::Namespace(_)) => {
+                self.redirected(name).filter(|spec| !matches!(spec, Spec::Lost(_))).or(found)
+            }
             found => found,
         }
     }
 
     /// Where an editable installation leads for the module `name`, whether it is there or not.
-    pub(super) fn redirect(&self, name: &str) -> Option<&Redirect> {
+    pub fn redirect(&self, name: &str) -> Option<&Redirect> {
         self.redirects.get(name).map(|r| r.redirect)
     }
 
@@ -160,7 +168,7 @@ impl<'r> Finder<'r> {
             let stem = to.file_name()?.to_str()?.split('.').next()?;
             self.pick(&directory(to.parent()?), stem, stem == "__init__")
         };
-        spec.get_or_init(find).clone()
+        spec.get_or_init(|| find().or_else(|| redirect.raises().map(Spec::Lost))).clone()
     }
 
     /// A file that was executed before anything is imported and that may lead to this module.

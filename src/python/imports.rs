@@ -16,7 +16,6 @@ use serde::Deserialize;
 
 use super::added::{Added, Additions};
 use super::conditions::Known;
-use super::editable::Redirect;
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement};
@@ -294,7 +293,8 @@ impl<'a, W: World> Importer<'a, W> {
         let mut spec = self.find(name, tail, search.as_ref());
         let mut doubt = None;
         // Where somebody asks whether it is there, what follows is no failure either way.
-        if spec.is_none() && search.is_none() && !guard.not_found && !self.world.is_assumed(name) {
+        let is_absent = matches!(spec, None | Some(Found::File(Spec::Lost(_))));
+        if is_absent && search.is_none() && !guard.not_found && !self.world.is_assumed(name) {
             match self.finder.added(name, &self.trace.executed, &mut self.additions) {
                 Added::Nothing => {}
                 Added::Found(added) => spec = Some(Found::File(added)),
@@ -302,18 +302,17 @@ impl<'a, W: World> Importer<'a, W> {
                 Added::Unknown(file) => doubt = Some(file),
             }
         }
-        let found = !matches!(spec, None | Some(Found::File(Spec::Namespace(_))));
-        let raises = self.raises(name);
-        let lost = !found
-            && !self.world.is_assumed(name)
-            && match &search {
-                None => spec.is_none(),
-                Some(dirs) => raises != Raised::NotFound || dirs.iter().any(|dir| self.world.is_lost(dir, tail)),
-            };
-        if lost {
+        let mut is_lost = || search.iter().flat_map(|dirs| dirs.iter()).any(|dir| self.world.is_lost(dir, tail));
+        let raised = match &spec {
+            Some(Found::File(Spec::Lost(raised))) => Some(*raised),
+            None if search.is_none() => Some(Raised::NotFound),
+            None | Some(Found::File(Spec::Namespace(_))) if is_lost() => Some(Raised::NotFound),
+            _ => None,
+        };
+        if let Some(raised) = raised.filter(|_| !self.world.is_assumed(name)) {
             let (module, chain) = (name.to_owned(), self.chain.clone());
             self.trace.missing.push(Miss { module, chain, name_of: None, doubt });
-            return Err(raises);
+            return Err(raised);
         }
         let Some(spec) = spec else {
             // Somebody asks whether it is there, and it is not.
@@ -331,7 +330,7 @@ impl<'a, W: World> Importer<'a, W> {
         };
         self.modules.insert(name.into(), Module::new(spec.search()));
         let outcome = match spec {
-            Spec::Opaque { .. } | Spec::Namespace(_) => Ok(()),
+            Spec::Opaque { .. } | Spec::Namespace(_) | Spec::Lost(_) => Ok(()),
             Spec::Extension { file, .. } => {
                 self.world.load(&Extension { module: name, path: &file.path(), chain: &self.chain })
             }
@@ -345,11 +344,6 @@ impl<'a, W: World> Importer<'a, W> {
             self.modules.remove(name);
         }
         outcome
-    }
-
-    /// What the import of `name` raises where no file of it is found.
-    fn raises(&self, name: &str) -> Raised {
-        self.finder.redirect(name).map_or(Raised::NotFound, Redirect::raises)
     }
 
     /// The importers of `sys.meta_path`: what is compiled in, then files.
@@ -589,7 +583,7 @@ impl<'a, W: World> Importer<'a, W> {
             if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
                 continue;
             }
-            if self.find(&full, name, Some(&search)).is_some() || self.raises(&full) != Raised::NotFound {
+            if self.find(&full, name, Some(&search)).is_some() {
                 self.import_one(&full, guard)?;
             } else if search.iter().any(|dir| self.world.is_lost(dir, name)) {
                 first_lost.get_or_insert(full);
