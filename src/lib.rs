@@ -2,6 +2,7 @@
 //!
 //! `observe → judge → report`: only observing touches the machine, judging is pure, reporting only reads.
 
+pub mod allocator;
 pub mod checks;
 pub mod cli;
 pub mod commands;

@@ -34,7 +34,6 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     commands::run(cli)
 }
 
-/// That of musl takes a lock and often a system call for each piece of memory, which doubles the time of a check.
 #[cfg(target_env = "musl")]
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: mldoctor::allocator::Allocator = mldoctor::allocator::Allocator;

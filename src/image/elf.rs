@@ -432,6 +432,14 @@ impl Elf {
         (!text.is_empty()).then(|| OsStr::from_bytes(text))
     }
 
+    /// The bytes of the file in two parts, of which the first begins with `.rodata`, where texts stand: a search need
+    /// not read the machine code before it.
+    pub fn data_from_texts(&self) -> [&[u8]; 2] {
+        let texts = self.sections_named(&[b".rodata"]).and_then(|found| found.first().copied());
+        let (before, texts) = self.map.split_at(texts.map_or(0, |(start, _)| start));
+        [texts, before]
+    }
+
     /// The bytes of the file without the sections of these names; all of it where the section headers are gone or say
     /// nothing of use. Only to save reading: the loader never looks at sections.
     pub fn data_without(&self, sections: &[&[u8]]) -> Vec<&[u8]> {

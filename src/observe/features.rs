@@ -274,10 +274,11 @@ impl<'e> Parts<'e> {
             },
         };
         let object = process.object(by).clone();
-        let data = object.file.elf.data();
+        let data = object.file.elf.data_from_texts();
+        let mentions = |text: &str| data.iter().any(|part| contains(part, text));
         let asked_for = open.names.first().map(String::as_str).unwrap_or_default();
         let stem = asked_for.split(".so").next().unwrap_or_default();
-        if open.named && !contains(data, stem) {
+        if open.named && !mentions(stem) {
             return Vec::new();
         }
         if asked_for == "libibverbs:" {
@@ -300,7 +301,7 @@ impl<'e> Parts<'e> {
                 let absent = open.absent.as_ref().map(|t| t.replace("{message}", &message).replace("{path}", name));
                 let not_found = absent.or(library.and_then(pathfinder::not_found));
                 let names = (names.len() == open.names.len()).then_some(&names[..]);
-                let sees = || feature.sees(open, &message, name, names, |words| contains(data, words));
+                let sees = || feature.sees(open, &message, name, names, mentions);
                 step.user_sees = not_found.filter(|_| !is_found).or_else(sees);
             }
             step
@@ -404,7 +405,6 @@ impl<'e> Parts<'e> {
 
     /// A name with what depends on the image and on the library that opens it; none where that is not known.
     fn fill(&self, name: &str, open: &Open, by: &Object) -> Option<String> {
-        let data = by.file.elf.data();
         let mut name = name.to_owned();
         if name.contains("{N") {
             let soname = by.loaded().soname;
@@ -426,7 +426,8 @@ impl<'e> Parts<'e> {
             name = name.replace("{bitsandbytes}", &self.bitsandbytes(cuda?)?);
         }
         if let Some((before, _)) = name.split_once("{named}") {
-            let version = named_version(data, open.after.as_deref().unwrap_or(before))?;
+            let before = open.after.as_deref().unwrap_or(before);
+            let version = by.file.elf.data_from_texts().iter().find_map(|data| named_version(data, before))?;
             name = name.replace("{named}", &version);
         }
         Some(name)

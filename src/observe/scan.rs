@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustc_hash::FxHashSet;
+
 use crate::facts::{BrokenLink, DriverFile, DriverFileKind, Libraries, LibraryCopy};
 use crate::image::elf::{Elf, Machine};
 use crate::image::sections::compatible_branches;
@@ -52,19 +54,22 @@ pub fn scan(rootfs: &Rootfs, mounts: &str, env: &Environment, sys_path: &[PathBu
         if !seen.insert(real.clone()) {
             continue;
         }
-        for entry in rootfs.read_dir(&real).unwrap_or_default() {
+        let entries = rootfs.read_dir(&real).unwrap_or_default();
+        let files: FxHashSet<_> = entries.iter().filter(|e| e.kind == EntryKind::File).map(|e| &*e.name).collect();
+        for entry in &entries {
             let Some(name) = entry.name.to_str() else { continue };
             if !name.contains(".so") {
                 continue;
             }
             let path = real.join(name);
             match entry.kind {
-                EntryKind::Link if name.starts_with("lib") && !rootfs.exists(&path) => {
+                EntryKind::Link if name.starts_with("lib") => {
                     let to = rootfs.read_link(&path).unwrap_or_default();
-                    found.broken_links.push(BrokenLink {
-                        path: path.to_string_lossy().into_owned(),
-                        to: to.to_string_lossy().into_owned(),
-                    });
+                    // Most lead to a file beside them, which takes no look to know.
+                    if !files.contains(to.as_os_str()) && !rootfs.exists(&path) {
+                        let [path, to] = [path, to].map(|p| p.to_string_lossy().into_owned());
+                        found.broken_links.push(BrokenLink { path, to });
+                    }
                 }
                 EntryKind::File if is_driver(name) => found.driver_files.push(driver_file(rootfs, mounts, &path)),
                 EntryKind::File if is_cuda(name) => {
