@@ -10,7 +10,7 @@
 //! `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)` where the kernel has that call, so that a tree that changes under
 //! our hands cannot redirect us either, and with `openat(O_NOFOLLOW)` where it has not (before 5.6, gVisor).
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::{self, ArchiveError, Config, Layers, Tree};
 use super::map::Mapping;
 use super::tree::Entry;
+use crate::parallel;
 
 /// Symbolic links followed for one path before it counts as a loop (`MAXSYMLINKS` in the kernel's `fs/namei.c`).
 const MAX_LINKS: u32 = 40;
@@ -34,6 +35,8 @@ const MAX_LINKS: u32 = 40;
 const PATH_MAX: usize = 4096;
 /// Directory entries read from one directory before the rest is left out.
 const MAX_DIR_ENTRIES: usize = 200_000;
+/// Entries of a directory that one thread looks at in one go.
+const ENTRIES_AT_ONCE: usize = 256;
 
 /// Why a path could not be used. These are observations about the image, not failures of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -611,7 +614,7 @@ impl Rootfs {
     /// As `statx(2)`.
     pub fn root_entry(&self) -> Result<Entry, FileError> {
         match &self.inner.source {
-            Source::Directory { root, .. } => Ok(entry(root, c".")?),
+            Source::Directory { root, .. } => Ok(entry(root, OsStr::new("."))?),
             Source::Archive(tree, _) => Ok(tree.root_entry()),
         }
     }
@@ -627,19 +630,20 @@ impl Rootfs {
         }
         let fd = self.open_at(resolved, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
-        let mut names = RawDir::new(&fd, &mut buffer);
-        let mut entries = Vec::new();
-        while let Some(next) = names.next() {
+        let mut listing = RawDir::new(&fd, &mut buffer);
+        let mut names = Vec::new();
+        while let Some(next) = listing.next() {
             let next = next?;
-            match next.file_name() {
-                name if name == c"." || name == c".." => {}
-                name => match entry(&fd, name) {
-                    Err(Errno::NOENT) => {}
-                    read => entries.push(read?),
-                },
+            let name = next.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(name).to_owned());
             }
         }
-        Ok(entries)
+        // A directory of thousands of headers would otherwise be the work of one processor.
+        let parts: Vec<&[OsString]> = names.chunks(ENTRIES_AT_ONCE).collect();
+        let read = |part: &&[OsString]| part.iter().map(|name| entry(&fd, name)).collect::<Vec<_>>();
+        let read = parallel::map(&parts, read).into_iter().flatten();
+        Ok(read.filter(|entry| !matches!(entry, Err(Errno::NOENT))).collect::<Result<_, _>>()?)
     }
 
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
@@ -758,14 +762,14 @@ impl Rootfs {
 }
 
 /// `statx` where the kernel and the container's seccomp profile have it, else `fstatat`, which tells of no mounts.
-fn entry(dir: &OwnedFd, name: &CStr) -> Result<Entry, Errno> {
+fn entry(dir: &OwnedFd, name: &OsStr) -> Result<Entry, Errno> {
     let kind = |mode| match FileType::from_raw_mode(mode) {
         FileType::RegularFile => EntryKind::File,
         FileType::Directory => EntryKind::Dir,
         FileType::Symlink => EntryKind::Link,
         _ => EntryKind::Special,
     };
-    let own_name = OsStr::from_bytes(name.to_bytes()).to_owned();
+    let own_name = name.to_owned();
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
         Ok(s) => Ok(Entry {

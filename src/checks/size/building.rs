@@ -32,11 +32,10 @@ pub fn compilers(seen: &Seen<'_>) -> Vec<Candidate> {
     let mut candidate = Candidate::new("compilers", "compilers, and nothing compiles at run time");
     for dir in &seen.size.tree.dirs {
         let path = dir.path.to_string_lossy();
-        for at in dir.files.clone().filter(|at| seen.is_left(*at)) {
-            let name = String::from_utf8_lossy(seen.name(at));
-            if let Some(place) = compiler_place(&path, &name, seen.size.kinds[at]) {
-                candidate.add(place, at);
-            }
+        let Some(place) = CompilerPlace::of(&path) else { continue };
+        let is_one = |at: &usize| place.holds(&String::from_utf8_lossy(seen.name(*at)), seen.size.kinds[*at]);
+        for at in dir.files.clone().filter(|at| seen.is_left(*at)).filter(is_one) {
+            candidate.add(place.shown, at);
         }
     }
     // `ctypes.util.find_library` asks gcc where there is no cache of libraries (Lib/ctypes/util.py).
@@ -55,18 +54,30 @@ pub fn compilers(seen: &Seen<'_>) -> Vec<Candidate> {
     found(candidate)
 }
 
-/// The directory of a compiler's file, as it is shown.
-fn compiler_place(dir: &str, name: &str, kind: Kind) -> Option<String> {
-    if dir.starts_with("/usr/lib/gcc/") || dir.starts_with("/usr/libexec/gcc/") {
-        return Some(dir.split('/').take(4).collect::<Vec<_>>().join("/"));
+/// A directory that compilers are in.
+struct CompilerPlace<'d> {
+    /// As it is shown.
+    shown: &'d str,
+    /// Whether all of it is a compiler's.
+    whole: bool,
+    /// Whether those of the system are there.
+    system: bool,
+}
+
+impl<'d> CompilerPlace<'d> {
+    fn of(dir: &'d str) -> Option<Self> {
+        if dir.starts_with("/usr/lib/gcc/") || dir.starts_with("/usr/libexec/gcc/") {
+            let end = dir.match_indices('/').nth(3).map_or(dir.len(), |(at, _)| at);
+            return Some(Self { shown: &dir[..end], whole: true, system: false });
+        }
+        let whole = dir.starts_with("/usr/local/cuda") && dir.contains("/nvvm");
+        let system = matches!(dir, "/usr/bin" | "/usr/local/bin" | "/bin");
+        (whole || dir.ends_with("/bin")).then_some(Self { shown: dir, whole, system })
     }
-    let cuda = dir.starts_with("/usr/local/cuda");
-    if (cuda && dir.contains("/nvvm"))
-        || (dir.ends_with("/bin") && CUDA_PROGRAMS.contains(&name) && kind == Kind::Program)
-    {
-        return Some(dir.to_owned());
+
+    fn holds(&self, name: &str, kind: Kind) -> bool {
+        self.whole || (CUDA_PROGRAMS.contains(&name) && kind == Kind::Program) || (self.system && is_compiler(name))
     }
-    (matches!(dir, "/usr/bin" | "/usr/local/bin" | "/bin") && is_compiler(name)).then(|| dir.to_owned())
 }
 
 /// `x86_64-linux-gnu-g++-12` is `g++`.
@@ -90,8 +101,9 @@ pub fn static_libraries(seen: &Seen<'_>) -> Vec<Candidate> {
 /// Headers. `pyconfig.h` stays: `sysconfig` may parse it.
 pub fn headers(seen: &Seen<'_>) -> Vec<Candidate> {
     let mut candidate = Candidate::new("headers", "C, C++ and CUDA headers: only a compiler reads them");
-    for at in seen.of_kind(Kind::Header).filter(|at| seen.name(*at) != b"pyconfig.h") {
-        candidate.add(include_directory(seen.dir(at)), at);
+    let is_meant = |at: usize| seen.size.kinds[at] == Kind::Header && seen.name(at) != b"pyconfig.h";
+    for (dir, files) in seen.dirs(is_meant) {
+        candidate.add_all(include_directory(dir), files);
     }
     let compiles_without_torch = || {
         let nvrtc = seen.facts.subjects.iter().flat_map(|s| &s.mapped).find(|m| m.soname.starts_with("libnvrtc.so"))?;

@@ -124,7 +124,11 @@ impl Candidate {
     }
 
     fn add(&mut self, place: impl Into<String>, file: usize) {
-        self.places.entry(place.into()).or_default().push(file);
+        self.add_all(place, [file]);
+    }
+
+    fn add_all(&mut self, place: impl Into<String>, files: impl IntoIterator<Item = usize>) {
+        self.places.entry(place.into()).or_default().extend(files);
     }
 
     fn files(&self) -> impl Iterator<Item = usize> + '_ {
@@ -211,6 +215,14 @@ impl Seen<'_> {
     /// Those of one kind.
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = usize> + '_ {
         self.files().filter(move |at| self.size.kinds[*at] == kind)
+    }
+
+    /// Directories with those of their files that no rule before has and no process maps, if there are some.
+    fn dirs(&self, is_meant: impl Fn(usize) -> bool) -> impl Iterator<Item = (&Path, Vec<usize>)> {
+        self.size.tree.dirs.iter().filter_map(move |dir| {
+            let files: Vec<usize> = dir.files.clone().filter(|at| is_meant(*at) && self.is_left(*at)).collect();
+            (!files.is_empty()).then_some((dir.path.as_path(), files))
+        })
     }
 
     /// Files below a directory, used ones too.

@@ -26,9 +26,7 @@ pub fn tests(seen: &Seen<'_>) -> Vec<Candidate> {
                 candidate
             }),
         };
-        for at in seen.below(*suite) {
-            candidate.add(place.clone(), at);
-        }
+        candidate.add_all(place, seen.below(*suite));
     }
     let lines = if goes.places.len() <= MOST_PATHS {
         remove(goes.places.keys())
@@ -36,12 +34,7 @@ pub fn tests(seen: &Seen<'_>) -> Vec<Candidate> {
         let excepted: Vec<String> =
             stays.values().flat_map(|c| c.places.keys()).map(|p| format!("! -path {} ", quoted(p))).collect();
         let roots: Vec<&str> = package_roots(goes.places.keys());
-        format!(
-            "RUN … && find {} -depth -type d -name 'test*' {}-exec rm -rf {{}} +",
-            roots.join(" "),
-            excepted.concat()
-        )
-        .replace("-name 'test*'", "-name tests")
+        format!("RUN … && find {} -depth -type d -name tests {}-exec rm -rf {{}} +", roots.join(" "), excepted.concat())
     };
     goes.fix = Fix::dockerfile("in the RUN that installs the packages", lines);
     stays.into_values().chain([goes]).flat_map(found).collect()

@@ -19,7 +19,7 @@ use crate::parallel;
 const MIN_COPY: u64 = 64 * 1024;
 /// Smallest ELF file whose sections are looked at.
 const MIN_ELF: u64 = 64 * 1024;
-/// Bytes compared at either end before whole files are.
+/// Bytes compared at the end before whole files are.
 const END: usize = 4096;
 
 /// Bytes of the sections `.debug_*` of each ELF file that has some.
@@ -88,10 +88,13 @@ fn same_content(rootfs: &Rootfs, size: &Size, files: &[usize]) -> Vec<Vec<usize>
 
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let end = one.len().saturating_sub(END);
-    one.len() == other.len()
-        && one[..END.min(one.len())] == other[..END.min(one.len())]
-        && one[end..] == other[end..]
-        && one == other
+    if one.len() != other.len() || one[end..] != other[end..] {
+        return false;
+    }
+    // Words, as `memcmp` of musl goes byte by byte.
+    let ((words, rest), (other_words, other_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    words.iter().zip(other_words).all(|(a, b)| word(a) == word(b)) && rest == other_rest
 }
 
 /// Files that hold the name of one of the system's CUDA libraries, and that no examined process has mapped. Not asked:

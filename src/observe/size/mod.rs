@@ -90,12 +90,11 @@ fn look(rootfs: &Rootfs) -> Result<Size, crate::image::FileError> {
         .filter(|at| !in_python_packages(&tree.dirs[tree.files[*at].dir].path))
         .collect();
     let mut size = Size { tests, kinds, system_cuda, cuda: cuda_release(&tree), tree, ..Size::default() };
-    let (owned, read) = parallel::join(
-        || (owners::find(rootfs, &size.tree), secrets::find(rootfs, &size.tree), targets(rootfs, &size.tree)),
-        || (sources::read(rootfs, &size), contents::debug_sections(rootfs, &size), contents::copies(rootfs, &size)),
-    );
-    ((size.packages, size.owners, size.unread_packages), size.secrets, size.targets) = owned;
-    (size.sources, size.debug, size.copies) = read;
+    let names = || (owners::find(rootfs, &size.tree), secrets::find(rootfs, &size.tree), targets(rootfs, &size.tree));
+    let contents = || (contents::debug_sections(rootfs, &size), contents::copies(rootfs, &size));
+    let ((named, contents), sources) = parallel::join(|| (names(), contents()), || sources::read(rootfs, &size));
+    ((size.packages, size.owners, size.unread_packages), size.secrets, size.targets) = named;
+    ((size.debug, size.copies), size.sources) = (contents, sources);
     Ok(size)
 }
 

@@ -28,7 +28,7 @@ enum Form {
 }
 
 /// Ends of paths, with what is to be found there. `*` at either side of a file's name stands for anything.
-const PLACES: &[(&str, Form, &str)] = &[
+const PLACES: [(&str, Form, &str); 33] = [
     (".netrc", Form::Word(&["password"]), "a password"),
     ("auth.conf", Form::Word(&["password"]), "a password"),
     ("auth.conf.d/*", Form::Word(&["password"]), "a password"),
@@ -67,13 +67,14 @@ const PLACES: &[(&str, Form, &str)] = &[
 /// Looks into the files that may hold one.
 pub fn find(rootfs: &Rootfs, tree: &Tree) -> Vec<Secret> {
     let mut found = Vec::new();
+    let named = PLACES.map(|place| (place, Pattern::of(place.0)));
     for dir in &tree.dirs {
         // Most places are files in any directory; a few are all files of one.
-        let places: Vec<_> = PLACES.iter().filter(|(place, ..)| is_in(place, &dir.path)).collect();
+        let places: Vec<_> = named.iter().filter(|((place, ..), _)| is_in(place, &dir.path)).collect();
         for at in dir.files.clone() {
             let entry = &tree.files[at].entry;
             let name = entry.name.as_bytes();
-            let Some((_, form, what)) = places.iter().find(|(place, ..)| is_named(place, name)) else { continue };
+            let Some(((_, form, what), _)) = places.iter().find(|(_, pattern)| pattern.matches(name)) else { continue };
             // Keys that come with packages are for their tests.
             if entry.kind != EntryKind::File || (matches!(form, Form::PrivateKey) && is_of_a_package(&dir.path)) {
                 continue;
@@ -98,13 +99,29 @@ fn is_of_a_package(path: &Path) -> bool {
     in_python_packages(path) || ["/usr", "/lib", "/opt/conda"].iter().any(|d| path.starts_with(d))
 }
 
-/// Whether a file's name is that of a place.
-fn is_named(place: &str, name: &[u8]) -> bool {
-    let pattern = &place.as_bytes()[memchr::memrchr(b'/', place.as_bytes()).map_or(0, |at| at + 1)..];
-    match (pattern.first(), pattern.last()) {
-        (Some(b'*'), _) => name.ends_with(&pattern[1..]),
-        (_, Some(b'*')) => name.starts_with(&pattern[..pattern.len() - 1]) && !name.ends_with(b".pub"),
-        _ => name == pattern,
+/// The names of files at a place.
+enum Pattern {
+    Is(&'static [u8]),
+    StartsWith(&'static [u8]),
+    EndsWith(&'static [u8]),
+}
+
+impl Pattern {
+    fn of(place: &'static str) -> Self {
+        let name = place.rsplit_once('/').map_or(place, |(_, name)| name).as_bytes();
+        match name {
+            [b'*', end @ ..] => Self::EndsWith(end),
+            [start @ .., b'*'] => Self::StartsWith(start),
+            name => Self::Is(name),
+        }
+    }
+
+    fn matches(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Is(whole) => name == *whole,
+            Self::StartsWith(start) => name.starts_with(start) && !name.ends_with(b".pub"),
+            Self::EndsWith(end) => name.ends_with(end),
+        }
     }
 }
 
@@ -187,7 +204,7 @@ mod tests {
     #[test]
     fn places() {
         let is_at =
-            |place: &str, dir: &str, name: &str| is_in(place, Path::new(dir)) && is_named(place, name.as_bytes());
+            |place, dir: &str, name: &str| is_in(place, Path::new(dir)) && Pattern::of(place).matches(name.as_bytes());
         assert!(is_at(".aws/credentials", "/root/.aws", "credentials"));
         assert!(!is_at(".aws/credentials", "/root", "credentials"));
         assert!(is_at("*.pem", "/app", "server.pem") && is_at(".ssh/id_*", "/root/.ssh", "id_rsa"));

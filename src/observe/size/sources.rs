@@ -14,6 +14,8 @@ use crate::parallel;
 
 /// Largest Python file read, in bytes.
 const MAX_SOURCE: u64 = 8 * 1024 * 1024;
+/// Files of a directory that one thread reads in one go.
+const FILES_AT_ONCE: usize = 64;
 /// What PyTorch's extensions are built with: needs a C++ compiler, nvcc and headers, when it is called.
 const EXTENSIONS: &[u8] = b"cpp_extension";
 
@@ -43,15 +45,19 @@ impl Said {
 /// compile is known.
 pub fn read(rootfs: &Rootfs, size: &Size) -> Sources {
     let tree = &size.tree;
-    let dirs: Vec<usize> = (0..tree.dirs.len())
-        .filter(|d| !is_framework(&tree.dirs[*d].path) && sources(size, *d).next().is_some())
+    let sources: Vec<usize> = (0..tree.files.len()).filter(|at| is_source(size, *at)).collect();
+    let of_one_dir = sources.chunk_by(|a, b| tree.files[*a].dir == tree.files[*b].dir);
+    let parts: Vec<(&Path, &[usize])> = of_one_dir
+        .map(|files| (tree.dirs[tree.files[files[0]].dir].path.as_path(), files))
+        .filter(|(dir, _)| !is_framework(dir))
+        .flat_map(|(dir, files)| files.chunks(FILES_AT_ONCE).map(move |part| (dir, part)))
         .collect();
     let scanner = Scanner::new();
-    let said = parallel::map(&dirs, |dir| {
+    let said = parallel::map(&parts, |(dir, files)| {
         let mut said = Vec::new();
-        let names = sources(size, *dir).map(|at| (at, tree.files[at].entry.name.as_os_str()));
+        let names = files.iter().map(|at| (*at, tree.files[*at].entry.name.as_os_str()));
         // Of what cannot be read, nothing is known: whoever runs this as root reads everything.
-        let _ = rootfs.read_files(&tree.dirs[*dir].path, names, MAX_SOURCE, |at, text| {
+        let _ = rootfs.read_files(dir, names, MAX_SOURCE, |at, text| {
             said.extend(Some((at, scanner.scan(text))).filter(|(_, s): &(usize, Said)| s.says_something()));
         });
         said
@@ -61,11 +67,9 @@ pub fn read(rootfs: &Rootfs, size: &Size) -> Sources {
     Sources { tests: named_suites(size, &said), compiling }
 }
 
-fn sources(size: &Size, dir: usize) -> impl Iterator<Item = usize> {
-    size.tree.dirs[dir].files.clone().filter(|at| {
-        let name = size.tree.files[*at].entry.name.as_encoded_bytes();
-        size.kinds[*at] == Kind::PythonSource && name.ends_with(b".py")
-    })
+fn is_source(size: &Size, file: usize) -> bool {
+    let name = size.tree.files[file].entry.name.as_encoded_bytes();
+    size.kinds[file] == Kind::PythonSource && name.ends_with(b".py")
 }
 
 fn named_suites(size: &Size, said: &[(usize, Said)]) -> BTreeMap<usize, usize> {
