@@ -642,8 +642,14 @@ impl Rootfs {
         // A directory of thousands of headers would otherwise be the work of one processor.
         let parts: Vec<&[OsString]> = names.chunks(ENTRIES_AT_ONCE).collect();
         let read = |part: &&[OsString]| part.iter().map(|name| entry(&fd, name)).collect::<Vec<_>>();
-        let read = parallel::map(&parts, read).into_iter().flatten();
-        Ok(read.filter(|entry| !matches!(entry, Err(Errno::NOENT))).collect::<Result<_, _>>()?)
+        let mut entries = Vec::with_capacity(names.len());
+        for entry in parallel::map(&parts, read).into_iter().flatten() {
+            match entry {
+                Err(Errno::NOENT) => {}
+                read => entries.push(read?),
+            }
+        }
+        Ok(entries)
     }
 
     fn open_at(&self, resolved: &Path, flags: OFlags) -> Result<OwnedFd, FileError> {
@@ -823,9 +829,9 @@ fn read_all(fd: &OwnedFd, stat: Stat, limit: u64, data: &mut Vec<u8>) -> Result<
 
 /// A resolved absolute path as `*at` calls below the root want it.
 fn relative(resolved: &Path) -> &Path {
-    match resolved.strip_prefix("/") {
-        Ok(p) if p.as_os_str().is_empty() => Path::new("."),
-        Ok(p) => p,
-        Err(_) => resolved,
+    let bytes = resolved.as_os_str().as_bytes();
+    match bytes.iter().position(|b| *b != b'/') {
+        Some(start) => Path::new(OsStr::from_bytes(&bytes[start..])),
+        None => Path::new("."),
     }
 }

@@ -101,7 +101,9 @@ impl Tree {
                 entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
                 Ok(entries)
             };
-            for (dir, listed) in level.clone().zip(parallel::map(&tree.dirs[level], sorted)) {
+            let listed = parallel::map(&tree.dirs[level.clone()], sorted);
+            tree.files.reserve(listed.iter().flatten().map(Vec::len).sum());
+            for (dir, listed) in level.zip(listed) {
                 match listed {
                     Ok(entries) => tree.add_entries(dir, root.id.dev, entries),
                     // It was removed meanwhile.
