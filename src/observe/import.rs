@@ -43,8 +43,7 @@ pub struct Run<'e> {
     examination: &'e Examination,
     python: &'e Interpreter,
     finder: &'e Finder<'e>,
-    /// What RECORD files list, by the entry of `sys.path`.
-    records: FxHashMap<PathBuf, Names>,
+    records: Records<'e>,
     /// Modules that the last import did not find, and did without.
     done_without: FxHashSet<String>,
 }
@@ -53,7 +52,7 @@ pub struct Run<'e> {
 type Names = FxHashMap<PathBuf, FxHashSet<String>>;
 
 struct Round<'r, 'l, 'e> {
-    run: &'r mut Records<'e>,
+    records: &'r mut Records<'e>,
     process: &'r mut Process<'l>,
     steps: Vec<Step>,
     /// Extension modules, libraries and modules that count as mended.
@@ -62,16 +61,21 @@ struct Round<'r, 'l, 'e> {
     unknown: Option<String>,
 }
 
+/// What RECORD files list.
 struct Records<'e> {
     examination: &'e Examination,
     python: &'e Interpreter,
-    records: &'e mut FxHashMap<PathBuf, Names>,
+    /// By the entry of `sys.path`.
+    listed: FxHashMap<PathBuf, Names>,
+    /// Extension modules that are listed and not there, once somebody has asked.
+    lost: Option<FxHashSet<String>>,
 }
 
 impl<'e> Run<'e> {
     /// A run of `python`.
     pub fn new(examination: &'e Examination, python: &'e Interpreter, finder: &'e Finder<'e>) -> Self {
-        Self { examination, python, finder, records: FxHashMap::default(), done_without: FxHashSet::default() }
+        let records = Records { examination, python, listed: FxHashMap::default(), lost: None };
+        Self { examination, python, finder, records, done_without: FxHashSet::default() }
     }
 
     /// Imports `module` into `process`. What fails is assumed to be mended, until the import comes to its end.
@@ -82,9 +86,8 @@ impl<'e> Run<'e> {
         let mut broken: Vec<Step> = Vec::new();
         for _ in 0..MAX_ROUNDS {
             *process = start.clone();
-            let mut records =
-                Records { examination: self.examination, python: self.python, records: &mut self.records };
-            let mut round = Round { run: &mut records, process, steps: Vec::new(), assumed: &assumed, unknown: None };
+            let records = &mut self.records;
+            let mut round = Round { records, process, steps: Vec::new(), assumed: &assumed, unknown: None };
             let mut importer = Importer::new(self.python, &self.examination.request.env, self.finder, &mut round);
             let outcome = importer.import(module);
             let trace = importer.finish();
@@ -164,8 +167,8 @@ impl<'e> Run<'e> {
     /// Tries the extension modules of the package that its import did not load, each in a process of its own: they
     /// may be loaded later, or never. Those that `is_tried` elsewhere are left out.
     ///
-    /// The statements of Python do not tell what compiled modules import of one another (`cimport`, which becomes
-    /// `PyImport_ImportModule`). Where one fails or is gone, its name in a module of Cython that is imported does.
+    /// The statements of Python do not tell what compiled modules import of one another. Where one fails, its name in a
+    /// module of Cython that is imported does.
     pub fn unreached(
         &mut self,
         subject: &Subject,
@@ -181,25 +184,22 @@ impl<'e> Run<'e> {
         }
         // Python's own statements have tried these.
         let failed: FxHashSet<&str> = subject.steps.iter().map(|s| s.file.as_str()).collect();
-        let mut records = Records { examination: self.examination, python: self.python, records: &mut self.records };
-        let listed = records.listed(entry).iter().filter(|(dir, _)| dir.starts_with(package(entry)));
+        let listed = self.records.listed(entry).iter().filter(|(dir, _)| dir.starts_with(package(entry)));
         let mut files: Vec<PathBuf> = listed.flat_map(|(dir, names)| names.iter().map(|n| dir.join(n))).collect();
         files.sort();
         let modules: Vec<(PathBuf, String)> = files
             .into_iter()
             .filter(|f| process.loaded(f.as_os_str()).is_none() && !is_tried(&f.to_string_lossy()))
-            .filter_map(|f| self.extension_module(entry, &f).map(|module| (f, module)))
-            .filter(|(f, module)| !self.done_without.contains(module) && !failed.contains(&*f.to_string_lossy()))
+            .filter(|f| self.examination.rootfs.exists(f) && !failed.contains(&*f.to_string_lossy()))
+            .filter_map(|f| extension_module(self.examination, self.python, entry, &f).map(|module| (f, module)))
+            .filter(|(_, module)| !self.done_without.contains(module))
             .take(MAX_UNREACHED)
             .collect();
         let steps = parallel::map(&modules, |(path, module)| {
             let file = path.to_string_lossy().into_owned();
-            if !self.examination.rootfs.exists(path) {
-                return None;
-            }
             let mut process = process.clone();
             let by = interpreter(&process);
-            Some(Step {
+            Step {
                 what: format!("import {module}"),
                 how: How::Import,
                 because: Vec::new(),
@@ -207,57 +207,34 @@ impl<'e> Run<'e> {
                 outcome: dlopen(&mut process, &file, by, Mode::NOW),
                 user_sees: None,
                 file,
-            })
+            }
         });
-        if steps.iter().all(|step| step.as_ref().is_some_and(Step::is_ok)) {
-            return steps.into_iter().flatten().collect();
+        if steps.iter().all(Step::is_ok) {
+            return steps;
         }
         let imported = process.objects().map(|(_, o)| o.path.clone()).filter(|p| p.starts_with(package(entry)));
         let named = self.named(imported.collect(), &modules);
-        let mut tried = Vec::new();
-        for ((_, module), step) in modules.iter().zip(steps) {
-            match (step, named.get(module.as_str())) {
-                (Some(step), Some(by)) if !step.is_ok() => {
-                    tried.push(Step { weight: Weight::Required, because: vec![by.display().to_string()], ..step });
-                }
-                (Some(step), _) => tried.push(step),
-                (None, Some(by)) => {
-                    let (module, chain) = (module.clone(), Vec::new());
-                    let mut step = self.missing(&Miss { module, chain, name_of: None, doubt: None });
-                    if let StepOutcome::NotFound(absence) = &mut step.outcome {
-                        absence.notes.push(("imported by".into(), by.display().to_string()));
-                    }
-                    tried.push(step);
-                }
-                (None, None) => {}
+        let tried = modules.iter().zip(steps).map(|((_, module), step)| match named.get(module.as_str()) {
+            Some(by) if !step.is_ok() => {
+                Step { weight: Weight::Required, because: vec![by.display().to_string()], ..step }
             }
-        }
-        tried
+            _ => step,
+        });
+        tried.collect()
     }
 
     /// Which of the `modules` are named in one of the files, or in a module that is; each with the file that names it.
     fn named<'m>(&self, mut files: Vec<PathBuf>, modules: &'m [(PathBuf, String)]) -> FxHashMap<&'m str, PathBuf> {
         let paths: FxHashMap<&str, &Path> =
             modules.iter().map(|(path, name)| (name.as_str(), path.as_path())).collect();
-        let Some(top) = modules.first().and_then(|(_, name)| name.split('.').next()) else {
-            return FxHashMap::default();
-        };
-        let prefix = format!("{top}.");
-        let is_name = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
         let mut named = FxHashMap::default();
         while let Some(file) = files.pop() {
             let Ok((map, _)) = self.examination.rootfs.map(&file) else { continue };
-            // What Cython imports it needs; others may look at what came of it.
-            if memchr::memmem::find(&map, b"__pyx_").is_none() {
+            if cython(&map).is_none() {
                 continue;
             }
-            for at in memchr::memmem::find_iter(&map, prefix.as_bytes()) {
-                let length = map[at..].iter().take_while(|c| is_name(c)).count();
-                let is_whole = map.get(at + length) == Some(&0) && !at.checked_sub(1).is_some_and(|n| is_name(&map[n]));
-                let name = std::str::from_utf8(&map[at..at + length]).unwrap_or_default();
-                if let Some((name, path)) =
-                    paths.get_key_value(name).filter(|(name, _)| is_whole && !named.contains_key(*name))
-                {
+            for name in dotted_names(&map) {
+                if let Some((name, path)) = paths.get_key_value(name).filter(|(name, _)| !named.contains_key(*name)) {
                     named.insert(*name, file.clone());
                     files.push(path.to_path_buf());
                 }
@@ -266,27 +243,9 @@ impl<'e> Run<'e> {
         named
     }
 
-    /// The module whose file this is; none for other libraries, and for those of tests.
-    fn extension_module(&self, entry: &Path, file: &Path) -> Option<String> {
-        let relative = file.strip_prefix(entry).ok()?.to_str()?;
-        let suffix = self.python.suffixes.iter().find(|s| relative.ends_with(s.as_str()))?;
-        let module = relative.strip_suffix(suffix.as_str())?.replace('/', ".");
-        if module.contains("test") {
-            return None;
-        }
-        if suffix == ".so" && self.examination.rootfs.exists(file) {
-            // Any library may be called like that; what Python asks for tells.
-            let (map, _) = self.examination.rootfs.map(file).ok()?;
-            let elf = Elf::parse(map, Machine::host()).ok()?;
-            let is_module = elf.makes_module(module.rsplit('.').next()?, &elf.version_names());
-            return is_module.then_some(module);
-        }
-        Some(module)
-    }
-
     /// A module without a file.
     fn missing(&self, miss: &Miss) -> Step {
-        let Miss { module, chain, name_of, .. } = miss;
+        let Miss { module, chain, name_of, by, .. } = miss;
         let stem = module.rsplit('.').next().unwrap_or(module);
         let other = self.other_abi(module, stem);
         let mut notes = Vec::new();
@@ -295,6 +254,7 @@ impl<'e> Run<'e> {
             notes.push(("built for".to_owned(), tag.clone()));
             notes.push(("interpreter takes".to_owned(), self.python.suffixes.join(", ")));
         }
+        notes.extend(by.iter().map(|by| ("imported by".to_owned(), by.display().to_string())));
         let redirect = self.finder.redirect(module);
         let redirects = redirect.iter().map(|r| (&r.path, &r.by));
         let lost = self.examination.sys_path.lost.iter().map(|(target, by)| (target, by));
@@ -359,6 +319,45 @@ impl<'e> Run<'e> {
     }
 }
 
+/// The module whose file this is; none for other libraries, and for those of tests.
+fn extension_module(examination: &Examination, python: &Interpreter, entry: &Path, file: &Path) -> Option<String> {
+    let relative = file.strip_prefix(entry).ok()?.to_str()?;
+    let suffix = python.suffixes.iter().find(|s| relative.ends_with(s.as_str()))?;
+    let module = relative.strip_suffix(suffix.as_str())?.replace('/', ".");
+    if module.contains("test") {
+        return None;
+    }
+    if suffix == ".so" && examination.rootfs.exists(file) {
+        // Any library may be called like that; what Python asks for tells.
+        let (map, _) = examination.rootfs.map(file).ok()?;
+        let elf = Elf::parse(map, Machine::host()).ok()?;
+        let is_module = elf.makes_module(module.rsplit('.').next()?, &elf.version_names());
+        return is_module.then_some(module);
+    }
+    Some(module)
+}
+
+/// The release of Cython that made a module (`CYTHON_ABI` in the names of its types), as 3.1 is `(3, 1)`; zeros where it
+/// is not told.
+fn cython(data: &[u8]) -> Option<(u32, u32)> {
+    memchr::memmem::find(data, b"__pyx_")?;
+    let release = |at: usize| {
+        let mut numbers = data[at + b"_cython_".len()..].split(|c| !c.is_ascii_digit());
+        let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse().ok();
+        number().zip(number())
+    };
+    Some(memchr::memmem::find_iter(data, b"_cython_").find_map(release).unwrap_or_default())
+}
+
+/// Names with dots that stand in a file as C writes texts.
+fn dotted_names(data: &[u8]) -> impl Iterator<Item = &str> {
+    let is_name = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
+    data.split(|c| *c == 0).filter_map(move |text| {
+        let start = text.iter().rposition(|c| !is_name(c)).map_or(0, |n| n + 1);
+        std::str::from_utf8(&text[start..]).ok().filter(|name| name.contains('.'))
+    })
+}
+
 /// What Python says of a module without a file.
 fn not_there(module: &str, redirect: Option<&Redirect>) -> String {
     match redirect.and_then(|r| Some((r.raises()?, r.path.display()))) {
@@ -396,7 +395,7 @@ pub fn module_file(examination: &Examination, python: &Interpreter, module: &str
 
 impl World for Round<'_, '_, '_> {
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
-        let examination = self.run.examination;
+        let examination = self.records.examination;
         let file = extension.path.to_string_lossy().into_owned();
         if self.assumed.contains(&file) {
             return Ok(());
@@ -454,8 +453,34 @@ impl World for Round<'_, '_, '_> {
         if loaded { Ok(()) } else { Err(Raised::Import) }
     }
 
+    /// Cython makes `PyImport_ImportModule` of each `cimport`, and its own names of modules are in the file too. Those of
+    /// its other imports are as well before 3.1, and some of these are made later or never: only those of the same
+    /// package count then.
+    fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)> {
+        let (examination, python) = (self.records.examination, self.records.python);
+        let lost = self.records.lost();
+        if lost.is_empty() {
+            return None;
+        }
+        let mut seen: FxHashSet<PathBuf> = FxHashSet::default();
+        let mut files = vec![(extension.module.to_owned(), extension.path.to_owned())];
+        while let Some((module, file)) = files.pop() {
+            let Ok((map, _)) = examination.rootfs.map(&file) else { continue };
+            let Some(release) = cython(&map).filter(|_| seen.insert(file.clone())) else { continue };
+            let top = |name: &str| name.split('.').next().map(str::to_owned);
+            for name in dotted_names(&map).filter(|name| release >= (3, 1) || top(name) == top(&module)) {
+                if lost.contains(name) && !self.assumed.contains(name) {
+                    return Some((name.to_owned(), file));
+                }
+                let imported = module_file(examination, python, name);
+                files.extend(imported.map(|file| (name.to_owned(), file)));
+            }
+        }
+        None
+    }
+
     fn open(&mut self, module: &str, chain: &[Site], when: When) -> Result<(), Raised> {
-        let Some(parts) = Parts::opener(self.run.examination, self.run.python, module) else { return Ok(()) };
+        let Some(parts) = Parts::opener(self.records.examination, self.records.python, module) else { return Ok(()) };
         let assumed = self.assumed;
         match parts.at_import(module, when, self.process, &|file| assumed.contains(file)) {
             Ok((steps, raised)) => {
@@ -487,10 +512,10 @@ impl World for Round<'_, '_, '_> {
         if other {
             return true;
         }
-        let entries = &self.run.examination.sys_path.entries;
+        let entries = &self.records.examination.sys_path.entries;
         let Some(entry) = entries.iter().find(|e| package.path.starts_with(e)) else { return false };
-        let suffixes = &self.run.python.suffixes;
-        let Some(listed) = self.run.listed(entry).get(&package.path) else { return false };
+        let suffixes = &self.records.python.suffixes;
+        let Some(listed) = self.records.listed(entry).get(&package.path) else { return false };
         suffixes.iter().any(|s| listed.contains(&format!("{stem}{s}")))
     }
 
@@ -503,7 +528,7 @@ impl Records<'_> {
     /// Shared objects that the RECORD files of one entry of `sys.path` list.
     fn listed(&mut self, entry: &Path) -> &Names {
         let examination = self.examination;
-        self.records.entry(entry.to_owned()).or_insert_with(|| {
+        self.listed.entry(entry.to_owned()).or_insert_with(|| {
             let mut listed = Names::default();
             for distribution in examination.installed.iter().filter(|d| d.location == entry) {
                 for file in distribution.shared_objects(&examination.rootfs) {
@@ -513,5 +538,20 @@ impl Records<'_> {
             }
             listed
         })
+    }
+
+    /// Extension modules that some RECORD lists and that are not there.
+    fn lost(&mut self) -> &FxHashSet<String> {
+        if self.lost.is_none() {
+            let (examination, python) = (self.examination, self.python);
+            let mut lost = FxHashSet::default();
+            for entry in &examination.sys_path.entries {
+                let files = self.listed(entry).iter().flat_map(|(dir, names)| names.iter().map(|n| dir.join(n)));
+                let files = files.filter(|file| !examination.rootfs.exists(file));
+                lost.extend(files.filter_map(|file| extension_module(examination, python, entry, &file)));
+            }
+            self.lost = Some(lost);
+        }
+        self.lost.get_or_insert_default()
     }
 }

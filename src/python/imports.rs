@@ -18,7 +18,7 @@ use super::added::{Added, Additions};
 use super::conditions::Known;
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
-use super::source::{Catches, Import, Statement};
+use super::source::{Catches, Import, Statement, always_raises, exported};
 use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.
@@ -124,6 +124,8 @@ pub struct Miss {
     pub chain: Vec<Site>,
     /// For `from package import module`: the package's file, and whether it is still being imported itself.
     pub name_of: Option<(PathBuf, bool)>,
+    /// The compiled module whose code imports it.
+    pub by: Option<PathBuf>,
     /// A file that changes what is found as it runs, so that the module may be there all the same.
     pub doubt: Option<PathBuf>,
 }
@@ -158,6 +160,9 @@ pub trait World {
     /// # Errors
     /// The exception that this raises.
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised>;
+    /// A module that is lost and that the code of an extension module imports as it is initialised, or that of one which
+    /// it imports; with the file of that code.
+    fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)>;
     /// Opens what the source of a module opens by itself, as its statements begin or when they are done.
     ///
     /// # Errors
@@ -217,6 +222,8 @@ enum Found {
 
 /// The surroundings of a statement.
 struct Scope<'s> {
+    module: &'s File,
+    /// Its path.
     file: Rc<Path>,
     /// Package for relative imports.
     package: &'s str,
@@ -311,7 +318,7 @@ impl<'a, W: World> Importer<'a, W> {
         };
         if let Some(raised) = raised.filter(|_| !self.world.is_assumed(name)) {
             let (module, chain) = (name.to_owned(), self.chain.clone());
-            self.trace.missing.push(Miss { module, chain, name_of: None, doubt });
+            self.trace.missing.push(Miss { module, chain, name_of: None, by: None, doubt });
             return Err(raised);
         }
         let Some(spec) = spec else {
@@ -332,7 +339,7 @@ impl<'a, W: World> Importer<'a, W> {
         let outcome = match spec {
             Spec::Opaque { .. } | Spec::Namespace(_) | Spec::Lost(_) => Ok(()),
             Spec::Extension { file, .. } => {
-                self.world.load(&Extension { module: name, path: &file.path(), chain: &self.chain })
+                self.load(&Extension { module: name, path: &file.path(), chain: &self.chain.clone() })
             }
             Spec::Source { file, is_package } => {
                 let package = if is_package { name } else { parent.unwrap_or("") };
@@ -344,6 +351,15 @@ impl<'a, W: World> Importer<'a, W> {
             self.modules.remove(name);
         }
         outcome
+    }
+
+    /// An extension module, and what its code imports.
+    fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
+        self.world.load(extension)?;
+        let Some((module, by)) = self.world.lost_import(extension) else { return Ok(()) };
+        let (chain, by) = (extension.chain.to_vec(), Some(by));
+        self.trace.missing.push(Miss { module, chain, name_of: None, by, doubt: None });
+        Err(Raised::NotFound)
     }
 
     /// The importers of `sys.meta_path`: what is compiled in, then files.
@@ -374,6 +390,7 @@ impl<'a, W: World> Importer<'a, W> {
         let statements = self.finder.statements(file).map_err(|_| Raised::Os)?;
         self.trace.executed.push(file.clone());
         let mut scope = Scope {
+            module: file,
             file: file.path().into(),
             package,
             functions: FxHashMap::default(),
@@ -408,6 +425,10 @@ impl<'a, W: World> Importer<'a, W> {
                         let outcome = self.block(body, scope);
                         scope.running.remove(name.as_str());
                         outcome?;
+                    } else if let Some(raised) = scope.handling
+                        && self.finder.source(scope.module).is_ok_and(|source| always_raises(&source, name))
+                    {
+                        return Err(reraised(raised));
                     }
                 }
                 // Outside a handler, what leads to it is something else than a failed import.
@@ -566,19 +587,22 @@ impl<'a, W: World> Importer<'a, W> {
                 if self.world.is_assumed(&module) {
                     return Ok(());
                 }
-                self.trace.missing.push(Miss { module, chain, name_of: None, doubt: None });
+                self.trace.missing.push(Miss { module, chain, name_of: None, by: None, doubt: None });
                 Err(Raised::NotFound)
             }
             _ => Ok(()),
         }
     }
 
-    /// `_handle_fromlist`: a name that is a submodule is imported.
+    /// `_handle_fromlist`: a name that is a submodule is imported, and for `*` those that `__all__` names.
     fn import_names(&mut self, base: &str, names: &[CompactString], guard: Catches) -> Result<(), Raised> {
         let Some(search) = self.modules.get(base).and_then(|m| m.search.clone()) else { return Ok(()) };
         let init = search.first().map(|dir| dir.path.join("__init__.py")).unwrap_or_default();
+        if names.iter().any(|n| n == "*") {
+            return self.import_star(base, &search, guard);
+        }
         let mut first_lost = None;
-        for name in names.iter().filter(|n| n.as_str() != "*") {
+        for name in names {
             let full = format_compact!("{base}.{name}");
             if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
                 continue;
@@ -595,8 +619,21 @@ impl<'a, W: World> Importer<'a, W> {
         let Some(module) = first_lost else { return Ok(()) };
         let is_running = self.chain.iter().any(|site| *site.file == *init);
         let chain = self.chain.clone();
-        self.trace.missing.push(Miss { module: module.into(), chain, name_of: Some((init, is_running)), doubt: None });
+        let name_of = Some((init, is_running));
+        self.trace.missing.push(Miss { module: module.into(), chain, name_of, by: None, doubt: None });
         Err(Raised::Import)
+    }
+
+    fn import_star(&mut self, base: &str, search: &Search, guard: Catches) -> Result<(), Raised> {
+        let Some(directory) = search.first().cloned() else { return Ok(()) };
+        let init = File { directory, name: "__init__.py".into() };
+        for name in self.finder.source(&init).map(|source| exported(&source)).unwrap_or_default() {
+            let full = format_compact!("{base}.{name}");
+            if !self.modules.contains_key(&full) && self.find(&full, &name, Some(search)).is_some() {
+                self.import_one(&full, guard)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use compact_str::CompactString;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lines::{Line, Lines, MAX_DEPTH, first_word, is_name};
 
@@ -354,6 +355,12 @@ impl Builder<'_> {
             if value.len() <= MAX_CONDITION && KNOWABLE.iter().any(|k| value.starts_with(k)) {
                 let name = CompactString::from_utf8_lossy(&text[..name_len]);
                 self.push(Statement::Constant(name, condition(value)));
+            } else if let Some(arguments) = value.strip_prefix(b"clone_module")
+                && let Some(module) = literal_argument(arguments)
+            {
+                // array_api_compat, which others carry along, executes a star import as a text.
+                let import = Import { line: number, level: 0, module, names: Some(vec!["*".into()]) };
+                self.push(Statement::Import(import));
             } else if call > 0 && value.get(call) == Some(&b'(') {
                 self.call(&value[..call]);
             }
@@ -367,10 +374,11 @@ impl Builder<'_> {
         }
     }
 
-    /// A call counts if it may be of a function that holds imports.
+    /// A call counts if it may be of a function that holds imports, or of one that raises what a handler is there for.
     fn call(&mut self, name: &[u8]) {
+        let may_raise = self.frames.iter().any(|f| matches!(f.kind, Kind::Except(_)));
         if let Ok(name) = std::str::from_utf8(name)
-            && (self.is_in_function() || self.callable.contains(name))
+            && (may_raise || self.is_in_function() || self.callable.contains(name))
         {
             self.push(Statement::Call(name.into()));
         }
@@ -382,13 +390,7 @@ impl Builder<'_> {
 
     /// `("literal")` as the argument of a function that imports.
     fn dynamic(&mut self, call: &[u8], number: u32) {
-        let Some(argument) = call.strip_prefix(b"(").map(<[u8]>::trim_ascii_start) else { return };
-        let Some(&quote) = argument.first().filter(|q| matches!(q, b'"' | b'\'')) else { return };
-        let Some(end) = memchr::memchr(quote, &argument[1..]) else { return };
-        let rest = argument[end + 2..].trim_ascii_start();
-        let module = &argument[1..=end];
-        if !module.is_empty() && module.iter().all(|c| is_name(*c) || *c == b'.') && module[0] != b'.' && rest == b")" {
-            let module = CompactString::from_utf8_lossy(module);
+        if let Some(module) = literal_argument(call).filter(|_| memchr::memchr(b',', call).is_none()) {
             self.push(Statement::Import(Import { line: number, level: 0, module, names: None }));
         }
     }
@@ -486,6 +488,80 @@ fn holds_import(statement: &Statement) -> bool {
         | Statement::Raise
         | Statement::Return => false,
     }
+}
+
+/// The absolute name of a module that stands as the first argument of a call.
+fn literal_argument(call: &[u8]) -> Option<CompactString> {
+    let argument = call.strip_prefix(b"(")?.trim_ascii_start();
+    let quote = *argument.first().filter(|q| matches!(q, b'"' | b'\''))?;
+    let end = memchr::memchr(quote, &argument[1..])?;
+    let (module, rest) = (&argument[1..=end], argument[end + 2..].trim_ascii_start());
+    let is_name = !module.is_empty() && module.iter().all(|c| is_name(*c) || *c == b'.') && module[0] != b'.';
+    (is_name && matches!(rest.first(), Some(b',' | b')'))).then(|| CompactString::from_utf8_lossy(module))
+}
+
+/// Whether a call of the function `name` of this file ends in an exception whatever happens in it.
+pub fn always_raises(source: &[u8], name: &str) -> bool {
+    let mut lines = Lines::new(source);
+    let (mut header, mut block) = (None, None);
+    while let Some(line) = lines.next_line() {
+        let (word, rest) = first_word(&source[line.text.clone()]);
+        match header {
+            None if word == b"def" && identifier(rest) == name => header = Some(line.indent),
+            None => {}
+            Some(header) if line.indent <= header => return false,
+            Some(_) if line.indent == *block.get_or_insert(line.indent) => match word {
+                b"raise" => return true,
+                b"return" => return false,
+                _ => {}
+            },
+            Some(_) => {}
+        }
+    }
+    false
+}
+
+/// What `from package import *` asks the package for, as its `__init__.py` says it: the literals of `__all__` and of the
+/// collections that it is put together from, without what the file itself defines.
+pub fn exported(source: &[u8]) -> Vec<CompactString> {
+    let mut exported = Vec::new();
+    if memchr::memmem::find(source, b"__all__").is_none() {
+        return exported;
+    }
+    let (mut collections, mut defined) = (FxHashMap::default(), FxHashSet::default());
+    let mut lines = Lines::new(source);
+    while let Some(line) = lines.next_line() {
+        let text = &source[line.text];
+        let (word, rest) = first_word(text);
+        match word {
+            b"__all__" => {
+                exported.extend(literals(text));
+                let parts = rest.split(|c| !is_name(*c)).filter_map(|name| collections.get(name));
+                exported.extend(parts.copied().flat_map(literals));
+            }
+            b"def" | b"class" => _ = defined.insert(identifier(rest)),
+            b"from" => {
+                let names = memchr::memmem::find(rest, b" import").map_or(&[][..], |at| &rest[at + 7..]);
+                let names = names.split(|c| !is_name(*c)).filter(|name| !name.is_empty());
+                defined.extend(names.map(CompactString::from_utf8_lossy));
+            }
+            _ => {
+                let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") else { continue };
+                defined.insert(CompactString::from_utf8_lossy(word));
+                if matches!(value.trim_ascii_start().first(), Some(b'[' | b'(' | b'{')) {
+                    collections.insert(word, value);
+                }
+            }
+        }
+    }
+    exported.retain(|name| !defined.contains(name));
+    exported
+}
+
+/// Names in quotes.
+fn literals(text: &[u8]) -> impl Iterator<Item = CompactString> {
+    let quoted = text.split(|c| matches!(c, b'"' | b'\'')).skip(1).step_by(2);
+    quoted.filter(|name| !name.is_empty() && name.iter().all(|c| is_name(*c))).map(CompactString::from_utf8_lossy)
 }
 
 /// Whether the header's colon ends the line: `match` and `case` are names elsewhere.
@@ -592,6 +668,26 @@ mod tests {
         let Statement::Import(from) = &statements[1] else { panic!("an import") };
         assert_eq!(from.names, Some(vec!["y".into(), "w".into()]));
         assert_eq!(imports(&statements[2..]), ["6:.."]);
+    }
+
+    #[test]
+    fn functions_that_raise() {
+        let source = b"def f(e):\n    if e:\n        return\n    for x in y: pass\n    raise ImportError(x)\ndef g():\n    if a:\n        raise B\ndef h():\n    return\n    raise B\n";
+        assert!(always_raises(source, "f"));
+        assert!(!["g", "h", "i"].iter().any(|name| always_raises(source, name)));
+        let source = b"try:\n    import a\nexcept ImportError as e:\n    f(e)\n";
+        let [Statement::Try { handlers, .. }] = &scan(source)[..] else { panic!("one try") };
+        assert_eq!(handlers[0].body, [Statement::Call("f".into())]);
+    }
+
+    #[test]
+    fn what_a_star_import_asks_for() {
+        let source = b"from .x import c as d\nparts = {'a', \"b\"}\ndef e(): pass\n__all__ = list(\n  parts | set(x.__all__))\n__all__ += ['d', 'e', 'f', 'g.h']\n__all__.extend([\"i\"])\n";
+        assert_eq!(exported(source), ["a", "b", "f", "i"].map(CompactString::from));
+        assert!(exported(b"a = ['b']\n").is_empty());
+        let statements = scan(b"import a\n__all__ = clone_module('numpy', globals())\n");
+        let Some(Statement::Import(import)) = statements.last() else { panic!("a star import") };
+        assert_eq!((import.module.as_str(), import.names.clone()), ("numpy", Some(vec!["*".into()])));
     }
 
     #[test]
