@@ -258,7 +258,7 @@ impl<'e> Parts<'e> {
 
     fn open(&self, feature: &Feature, open: &Open, process: &mut Process<'_>) -> Vec<Step> {
         match open.by.as_str() {
-            "python" => open.names.iter().map(|module| self.import(module, process)).collect(),
+            "python" => open.names.iter().map(|module| self.import(module, open, process)).collect(),
             _ => self.opens(feature, open, process),
         }
     }
@@ -486,7 +486,7 @@ impl<'e> Parts<'e> {
     }
 
     /// Imports an extension module from whichever entry of `sys.path` has it.
-    fn import(&self, module: &str, process: &mut Process<'_>) -> Step {
+    fn import(&self, module: &str, open: &Open, process: &mut Process<'_>) -> Step {
         let (file, outcome) = match module_file(self.examination, self.python, module) {
             Some(path) => {
                 let file = display(&path);
@@ -505,8 +505,9 @@ impl<'e> Parts<'e> {
             ),
         };
         let top = module.split('.').next().unwrap_or(module);
-        let user_sees = matches!(outcome, StepOutcome::NotFound(_))
-            .then(|| format!("ModuleNotFoundError: No module named '{top}'"));
+        let not_found =
+            || open.absent.clone().unwrap_or_else(|| format!("ModuleNotFoundError: No module named '{top}'"));
+        let user_sees = matches!(outcome, StepOutcome::NotFound(_)).then(not_found);
         Step {
             what: format!("import {module}"),
             how: How::Import,

@@ -13,7 +13,7 @@ use crate::loader::{Failure, LoadError, Mode, ObjectId, Process};
 use crate::parallel;
 use crate::python::distributions::Listed;
 use crate::python::editable::Redirect;
-use crate::python::imports::{Extension, Miss, Site, When, World};
+use crate::python::imports::{Asked, Extension, Miss, Site, When, World};
 use crate::python::{Directory, File, Finder, Importer, Interpreter, Raised};
 
 /// Times an import is tried again, as if what broke it were mended, to find what else is wrong.
@@ -35,6 +35,8 @@ const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
 const CV2_LOST: &str =
     "ImportError: ERROR: recursion is detected during loading of \"cv2\" binary extensions. Check OpenCV installation.";
 
+/// What compiled modules import that cffi made.
+const CFFI: &str = "_cffi_backend";
 /// How Python code opens libraries.
 const OPENS: &[&str] = &["CDLL(", "LoadLibrary(", "dlopen(", "load_library("];
 
@@ -107,7 +109,8 @@ impl<'e> Run<'e> {
             let failed = steps.iter().rposition(Step::breaks);
             let missed = trace.missing.last();
             // A lost name raises ImportError as a library does that does not load; it was noted after every step.
-            let lost_name = missed.is_some_and(|m| m.name_of.is_some() && !assumed.contains(&m.module));
+            let is_name = |asked: &Asked| matches!(asked, Asked::NameOf(..) | Asked::Directory(Some(_)));
+            let lost_name = missed.is_some_and(|m| is_name(&m.asked) && !assumed.contains(&m.module));
             match (failed, missed) {
                 (Some(at), _) if outcome != Err(Raised::NotFound) && !lost_name => {
                     let step = steps.swap_remove(at);
@@ -245,7 +248,7 @@ impl<'e> Run<'e> {
 
     /// A module without a file.
     fn missing(&self, miss: &Miss) -> Step {
-        let Miss { module, chain, name_of, by, .. } = miss;
+        let Miss { module, chain, asked, by, .. } = miss;
         let stem = module.rsplit('.').next().unwrap_or(module);
         let other = self.other_abi(module, stem);
         let mut notes = Vec::new();
@@ -271,16 +274,19 @@ impl<'e> Run<'e> {
             (None, false) => "module",
         };
         let package = module.rsplit_once('.').map_or("", |(p, _)| p);
-        let user_sees = match name_of {
+        let user_sees = match asked {
             _ if module == TORCH_C => TORCH_C_LOST.to_owned(),
             _ if module == "cv2.cv2" => CV2_LOST.to_owned(),
-            None => not_there(module, redirect),
-            Some((file, true)) => format!(
+            Asked::Itself | Asked::Directory(None) => not_there(module, redirect),
+            Asked::Directory(Some(name)) => {
+                format!("ImportError: cannot import name '{name}' from '{module}' (unknown location)")
+            }
+            Asked::NameOf(file, true) => format!(
                 "ImportError: cannot import name '{stem}' from partially initialized module '{package}' (most likely \
                  due to a circular import) ({})",
                 file.display()
             ),
-            Some((file, false)) => {
+            Asked::NameOf(file, false) => {
                 format!("ImportError: cannot import name '{stem}' from '{package}' ({})", file.display())
             }
         };
@@ -453,7 +459,7 @@ impl World for Round<'_, '_, '_> {
         if loaded { Ok(()) } else { Err(Raised::Import) }
     }
 
-    /// Cython makes `PyImport_ImportModule` of each `cimport`, and its own names of modules are in the file too. Those of
+    /// What cffi made imports its module. Cython makes `PyImport_ImportModule` of each `cimport`, and its own names of modules are in the file too. Those of
     /// its other imports are as well before 3.1, and some of these are made later or never: only those of the same
     /// package count then.
     fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)> {
@@ -462,14 +468,18 @@ impl World for Round<'_, '_, '_> {
         if lost.is_empty() {
             return None;
         }
+        let is_left_out = |name: &str| lost.contains(name) && !self.assumed.contains(name);
         let mut seen: FxHashSet<PathBuf> = FxHashSet::default();
         let mut files = vec![(extension.module.to_owned(), extension.path.to_owned())];
         while let Some((module, file)) = files.pop() {
             let Ok((map, _)) = examination.rootfs.map(&file) else { continue };
+            if is_left_out(CFFI) && contains(&map, CFFI) {
+                return Some((CFFI.to_owned(), file));
+            }
             let Some(release) = cython(&map).filter(|_| seen.insert(file.clone())) else { continue };
             let top = |name: &str| name.split('.').next().map(str::to_owned);
             for name in dotted_names(&map).filter(|name| release >= (3, 1) || top(name) == top(&module)) {
-                if lost.contains(name) && !self.assumed.contains(name) {
+                if is_left_out(name) {
                     return Some((name.to_owned(), file));
                 }
                 let imported = module_file(examination, python, name);

@@ -1,5 +1,5 @@
-//! Conditions that the files, the platform, the release of Python and the environment decide: whether an `if` is entered, and whether a name
-//! is defined. All others are unknown, and only what all branches have in common counts then.
+//! Conditions that the files, the platform, the release of Python and the environment decide: whether an `if` is entered,
+//! and whether a name is defined. All others are unknown, and only what all branches have in common counts then.
 
 use compact_str::CompactString;
 
@@ -44,14 +44,20 @@ pub struct Known<'k> {
     /// The environment; what a program sets itself is not seen.
     pub env: &'k Environment,
     /// Names whose value is known.
-    pub constants: &'k FxHashMap<CompactString, bool>,
+    pub constants: &'k Constants,
 }
 
+/// Names whose value is known.
+pub type Constants = FxHashMap<CompactString, Value>;
+
 /// What an expression gives.
-enum Value {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// A text.
     Text(String),
-    /// Something that is no text.
+    /// Something that is no text, and whether it counts as true.
     Truth(bool),
+    /// Nobody knows.
     Unknown,
 }
 
@@ -65,6 +71,18 @@ impl Value {
     }
 }
 
+/// What is the same for every Python on Linux.
+fn platform(expression: &str) -> Option<&'static str> {
+    Some(match expression {
+        "sys.platform" => "linux",
+        "os.name" => "posix",
+        "platform.system()" => "Linux",
+        "sys.implementation.name" => "cpython",
+        "platform.python_implementation()" => "CPython",
+        _ => return None,
+    })
+}
+
 impl Known<'_> {
     /// Whether Python itself defines a name, or the file as something that is known.
     pub fn is_defined(&self, name: &str) -> bool {
@@ -72,6 +90,12 @@ impl Known<'_> {
         self.constants.contains_key(name)
             || NAMES.split(' ').any(|n| n == name)
             || NEWER_NAMES.iter().any(|(n, since)| *n == name && minor >= *since)
+    }
+
+    /// What an expression gives whose value a name is to have.
+    pub fn value(&self, expression: &str) -> Value {
+        let expression = expression.trim();
+        self.text(expression).unwrap_or_else(|| self.evaluate(expression).map_or(Value::Unknown, Value::Truth))
     }
 
     /// Conditions that the files, the platform and the environment decide; `None` for all others.
@@ -103,13 +127,10 @@ impl Known<'_> {
             "__package__" => return Some(!self.package.is_empty()),
             _ => {}
         }
-        if let Some(value) = self.constants.get(condition) {
-            return Some(*value);
-        }
         if let Some(inner) = condition.strip_prefix("bool(").and_then(|rest| rest.strip_suffix(')')) {
             return self.evaluate(inner);
         }
-        if let Some(value) = self.variable(condition) {
+        if let Some(value) = self.text(condition) {
             return value.truth();
         }
         if let Some(rest) = condition.strip_prefix("sys.platform.startswith(") {
@@ -121,14 +142,14 @@ impl Known<'_> {
             if is_environment(right) {
                 return Some(self.env.get(literal(left)?).is_some() == is_in);
             }
-            if left == "sys.platform" {
+            if let Some(own) = platform(left) {
                 let names: Option<Vec<&str>> = right
                     .trim_matches(|c| "()[]{} ".contains(c))
                     .split(',')
                     .filter(|n| !n.trim().is_empty())
                     .map(literal)
                     .collect();
-                return Some(names?.contains(&"linux") == is_in);
+                return Some(names?.contains(&own) == is_in);
             }
         }
         for operator in ["==", "!=", ">=", "<=", ">", "<"] {
@@ -136,6 +157,22 @@ impl Known<'_> {
             return self.compare(left.trim(), operator, right.trim());
         }
         None
+    }
+
+    /// What a name that is known, or a variable of the environment gives, if it is one of them.
+    fn text(&self, expression: &str) -> Option<Value> {
+        type Method = fn(&str) -> String;
+        let methods: [(&str, Method); 3] =
+            [(".strip()", |t| t.trim().to_owned()), (".lower()", str::to_lowercase), (".upper()", str::to_uppercase)];
+        for (name, apply) in methods {
+            if let Some(of) = expression.strip_suffix(name) {
+                return match self.text(of)? {
+                    Value::Text(text) => Some(Value::Text(apply(&text))),
+                    _ => Some(Value::Unknown),
+                };
+            }
+        }
+        self.constants.get(expression).cloned().or_else(|| self.variable(expression))
     }
 
     /// What `os.environ.get(NAME, DEFAULT)` or `os.getenv(…)` gives, if it is one.
@@ -162,16 +199,15 @@ impl Known<'_> {
             "!=" => literal(right).map(|l| l != value),
             _ => None,
         };
-        match self.variable(left) {
+        match self.text(left) {
             Some(Value::Text(value)) => return equal(&value),
             Some(Value::Truth(_) | Value::Unknown) => return None,
             None => {}
         }
+        if let Some(own) = platform(left) {
+            return equal(own);
+        }
         match left {
-            "sys.platform" => equal("linux"),
-            "os.name" => equal("posix"),
-            "platform.system()" => equal("Linux"),
-            "sys.implementation.name" => equal("cpython"),
             "__name__" if literal(right) == Some("__main__") => Some(operator == "!="),
             "sys.version_info" | "sys.version_info[:2]" | "sys.version_info[0]" | "sys.version_info.major" => {
                 let parts: Option<Vec<u32>> = right

@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
 use super::added::{Added, Additions};
-use super::conditions::Known;
+use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::source::{Catches, Import, Statement, always_raises, exported};
@@ -122,12 +122,24 @@ pub struct Miss {
     pub module: String,
     /// Import statements that lead to it, outermost first.
     pub chain: Vec<Site>,
-    /// For `from package import module`: the package's file, and whether it is still being imported itself.
-    pub name_of: Option<(PathBuf, bool)>,
+    /// What asks for it.
+    pub asked: Asked,
     /// The compiled module whose code imports it.
     pub by: Option<PathBuf>,
     /// A file that changes what is found as it runs, so that the module may be there all the same.
     pub doubt: Option<PathBuf>,
+}
+
+/// How a module is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// By its own name.
+    Itself,
+    /// `from package import module`, with the package's file, and whether it is still being imported itself.
+    NameOf(PathBuf, bool),
+    /// By its own name, which a directory has too: that of an extension module's stubs is imported in its place, and
+    /// lacks the first of the names that are wanted from it.
+    Directory(Option<CompactString>),
 }
 
 /// An extension module that an import asks for.
@@ -205,8 +217,8 @@ type Outcome = Result<End, Raised>;
 struct Module {
     /// Directories of a package.
     search: Option<Search>,
-    /// Names that are known to be true or false.
-    constants: Rc<FxHashMap<CompactString, bool>>,
+    /// What is known of its names.
+    constants: Rc<Constants>,
 }
 
 impl Module {
@@ -228,7 +240,7 @@ struct Scope<'s> {
     /// Package for relative imports.
     package: &'s str,
     functions: FxHashMap<&'s str, &'s [Statement]>,
-    constants: FxHashMap<CompactString, bool>,
+    constants: Constants,
     running: FxHashSet<&'s str>,
     /// The exception that an enclosing handler caught.
     handling: Option<Raised>,
@@ -318,7 +330,11 @@ impl<'a, W: World> Importer<'a, W> {
         };
         if let Some(raised) = raised.filter(|_| !self.world.is_assumed(name)) {
             let (module, chain) = (name.to_owned(), self.chain.clone());
-            self.trace.missing.push(Miss { module, chain, name_of: None, by: None, doubt });
+            let asked = match spec {
+                Some(Found::File(Spec::Namespace(_))) => Asked::Directory(None),
+                _ => Asked::Itself,
+            };
+            self.trace.missing.push(Miss { module, chain, asked, by: None, doubt });
             return Err(raised);
         }
         let Some(spec) = spec else {
@@ -358,7 +374,7 @@ impl<'a, W: World> Importer<'a, W> {
         self.world.load(extension)?;
         let Some((module, by)) = self.world.lost_import(extension) else { return Ok(()) };
         let (chain, by) = (extension.chain.to_vec(), Some(by));
-        self.trace.missing.push(Miss { module, chain, name_of: None, by, doubt: None });
+        self.trace.missing.push(Miss { module, chain, asked: Asked::Itself, by, doubt: None });
         Err(Raised::NotFound)
     }
 
@@ -385,7 +401,7 @@ impl<'a, W: World> Importer<'a, W> {
         self.world.open(name, &self.chain, When::Last)
     }
 
-    fn execute(&mut self, file: &File, package: &str) -> Result<FxHashMap<CompactString, bool>, Raised> {
+    fn execute(&mut self, file: &File, package: &str) -> Result<Constants, Raised> {
         // A source file that cannot be read fails its import.
         let statements = self.finder.statements(file).map_err(|_| Raised::Os)?;
         self.trace.executed.push(file.clone());
@@ -394,7 +410,7 @@ impl<'a, W: World> Importer<'a, W> {
             file: file.path().into(),
             package,
             functions: FxHashMap::default(),
-            constants: FxHashMap::default(),
+            constants: Constants::default(),
             running: FxHashSet::default(),
             handling: None,
             guard: Catches::default(),
@@ -411,9 +427,9 @@ impl<'a, W: World> Importer<'a, W> {
                     scope.functions.insert(name, body);
                 }
                 Statement::Constant(name, value) => {
-                    match self.known(scope).evaluate(value) {
-                        Some(value) => scope.constants.insert(name.clone(), value),
-                        None => scope.constants.remove(name.as_str()),
+                    match self.known(scope).value(value) {
+                        Value::Unknown => scope.constants.remove(name.as_str()),
+                        value => scope.constants.insert(name.clone(), value),
                     };
                 }
                 Statement::Name(_) => {}
@@ -551,19 +567,34 @@ impl<'a, W: World> Importer<'a, W> {
         self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });
         let is_own = import.level == 0 && import.names.is_none() && base == scope.package;
         let own = if is_own { self.own_extension(&base, scope) } else { Ok(()) };
-        let outcome = own.and_then(|()| self.import_dotted(&base, scope.guard)).and_then(|()| match &import.names {
-            None => Ok(()),
-            Some(names) => self.import_names(&base, names, scope.guard),
-        });
+        let outcome = own.and_then(|()| self.import_dotted(&base, scope.guard));
+        let outcome = match (outcome, &import.names) {
+            (Ok(()), Some(names)) => self.import_names(&base, names, scope.guard),
+            (Err(Raised::NotFound), Some(names)) => Err(self.not_found(&base, names)),
+            (outcome, _) => outcome,
+        };
         self.chain.pop();
         if let (Some(names), Some(module)) = (&import.names, self.modules.get(&base)) {
             for name in names {
                 if let Some(value) = module.constants.get(name) {
-                    scope.constants.insert(name.clone(), *value);
+                    scope.constants.insert(name.clone(), value.clone());
                 }
             }
         }
         outcome
+    }
+
+    /// What `from base import names` raises where `base` was not found, or only a directory of its name.
+    fn not_found(&mut self, base: &str, names: &[CompactString]) -> Raised {
+        match (self.trace.missing.last_mut(), names.first()) {
+            (Some(Miss { module, asked: Asked::Directory(wanted), .. }), Some(name))
+                if module == base && name != "*" =>
+            {
+                *wanted = Some(name.clone());
+                Raised::Import
+            }
+            _ => Raised::NotFound,
+        }
     }
 
     /// A package that imports itself once more, out of `sys.modules` and with its directory in `sys.path`, means the
@@ -587,7 +618,7 @@ impl<'a, W: World> Importer<'a, W> {
                 if self.world.is_assumed(&module) {
                     return Ok(());
                 }
-                self.trace.missing.push(Miss { module, chain, name_of: None, by: None, doubt: None });
+                self.trace.missing.push(Miss { module, chain, asked: Asked::Itself, by: None, doubt: None });
                 Err(Raised::NotFound)
             }
             _ => Ok(()),
@@ -619,8 +650,8 @@ impl<'a, W: World> Importer<'a, W> {
         let Some(module) = first_lost else { return Ok(()) };
         let is_running = self.chain.iter().any(|site| *site.file == *init);
         let chain = self.chain.clone();
-        let name_of = Some((init, is_running));
-        self.trace.missing.push(Miss { module: module.into(), chain, name_of, by: None, doubt: None });
+        let asked = Asked::NameOf(init, is_running);
+        self.trace.missing.push(Miss { module: module.into(), chain, asked, by: None, doubt: None });
         Err(Raised::Import)
     }
 

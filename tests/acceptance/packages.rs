@@ -10,13 +10,20 @@ use libtest_mimic::{Failed, Trial};
 use super::{Change, Installation, agree, must, shared_objects, wheel};
 
 /// What is installed, what is imported, and the directories whose libraries are taken away in turn.
-const PACKAGES: [(&str, &str, &[&str]); 13] = [
+const PACKAGES: [(&str, &str, &[&str]); 17] = [
     // Takes itself out of `sys.modules` and imports itself again.
     ("opencv-python-headless==5.0.0.93", "cv2", &["cv2"]),
     // A function that returns early; SWIG's wrapper.
     ("faiss-cpu==1.15.1", "faiss", &["faiss"]),
     // Modules of Cython that import one another.
     ("asyncpg==0.32.0", "asyncpg", &["asyncpg"]),
+    // A star import of NumPy as a text; modules of Cython that import those of SciPy; a handler that calls what raises.
+    ("scikit-learn==1.9.1", "sklearn", &["numpy/random", "scipy/_lib", "sklearn/__check_build"]),
+    // A directory of stubs beside the extension module; what cffi made.
+    ("cryptography==50.0.2", "cryptography.fernet", &["."]),
+    // What computed names import, and what a variable decides.
+    ("pyzmq==27.3.0", "zmq", &["zmq", "pyzmq.libs"]),
+    ("zstandard==0.25.0", "zstandard", &["zstandard"]),
     // Its `_vendor` is put into `sys.path`.
     ("setuptools==80.9.0", "setuptools", &["setuptools"]),
     // `try: set` with `except NameError`.
