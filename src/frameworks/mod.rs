@@ -135,8 +135,8 @@ pub struct Open {
     /// Function that a user calls of it first.
     pub symbol: Option<String>,
     /// What a user sees if it does not load; `{message}` is the loader's, `{path}` what was opened, `{file}` its file name,
-    /// `{names}` all names as `{a, b}`, `{symbol}` the function. Of several the first counts that can be filled in and whose words before these
-    /// stand in the bytes of `by`; one alone counts always.
+    /// `{names}` all names as `{a, b}`, `{symbol}` the function. Of several the first counts that can be filled in and
+    /// whose words before these stand in the bytes of `by`; one alone counts always.
     #[serde(default)]
     pub sees: Vec<String>,
     /// What a user sees instead if there is nothing under any of the names.

@@ -35,6 +35,8 @@ const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
 const CV2_LOST: &str =
     "ImportError: ERROR: recursion is detected during loading of \"cv2\" binary extensions. Check OpenCV installation.";
 
+/// Largest module that is searched for names, in bytes: what is larger holds code for GPUs, and not of Cython.
+const MAX_CYTHON: u64 = 64 * 1024 * 1024;
 /// What compiled modules import that cffi made.
 const CFFI: &str = "_cffi_backend";
 /// How Python code opens libraries.
@@ -270,8 +272,8 @@ impl<'e> Run<'e> {
             (None, false) if chain.last().is_some_and(|s| s.file.starts_with(&self.python.stdlib)) => {
                 "stdlib-extension"
             }
-            (None, true) => "extension-file",
-            (None, false) => "module",
+            (None, has_dot) if has_dot || by.is_some() => "extension-file",
+            (None, _) => "module",
         };
         let package = module.rsplit_once('.').map_or("", |(p, _)| p);
         let user_sees = match asked {
@@ -459,9 +461,9 @@ impl World for Round<'_, '_, '_> {
         if loaded { Ok(()) } else { Err(Raised::Import) }
     }
 
-    /// What cffi made imports its module. Cython makes `PyImport_ImportModule` of each `cimport`, and its own names of modules are in the file too. Those of
-    /// its other imports are as well before 3.1, and some of these are made later or never: only those of the same
-    /// package count then.
+    /// What cffi made imports its backend. Cython makes `PyImport_ImportModule` of each `cimport`, so that the name is a
+    /// text in the file. Before 3.1 the names of its other imports are too, of which some are made later or never: then
+    /// only those of the same package count.
     fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)> {
         let (examination, python) = (self.records.examination, self.records.python);
         let lost = self.records.lost();
@@ -472,7 +474,10 @@ impl World for Round<'_, '_, '_> {
         let mut seen: FxHashSet<PathBuf> = FxHashSet::default();
         let mut files = vec![(extension.module.to_owned(), extension.path.to_owned())];
         while let Some((module, file)) = files.pop() {
-            let Ok((map, _)) = examination.rootfs.map(&file) else { continue };
+            let Ok((map, stat)) = examination.rootfs.map(&file) else { continue };
+            if stat.size > MAX_CYTHON {
+                continue;
+            }
             if is_left_out(CFFI) && contains(&map, CFFI) {
                 return Some((CFFI.to_owned(), file));
             }
@@ -552,16 +557,16 @@ impl Records<'_> {
 
     /// Extension modules that some RECORD lists and that are not there.
     fn lost(&mut self) -> &FxHashSet<String> {
-        if self.lost.is_none() {
-            let (examination, python) = (self.examination, self.python);
+        let (examination, python) = (self.examination, self.python);
+        let lost = self.lost.take().unwrap_or_else(|| {
             let mut lost = FxHashSet::default();
             for entry in &examination.sys_path.entries {
                 let files = self.listed(entry).iter().flat_map(|(dir, names)| names.iter().map(|n| dir.join(n)));
                 let files = files.filter(|file| !examination.rootfs.exists(file));
                 lost.extend(files.filter_map(|file| extension_module(examination, python, entry, &file)));
             }
-            self.lost = Some(lost);
-        }
-        self.lost.get_or_insert_default()
+            lost
+        });
+        self.lost.insert(lost)
     }
 }
