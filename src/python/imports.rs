@@ -422,7 +422,7 @@ impl<'a, W: World> Importer<'a, W> {
     fn block<'s>(&mut self, statements: &'s [Statement], scope: &mut Scope<'s>) -> Outcome {
         for statement in statements {
             match statement {
-                Statement::Import(import) => self.statement(import, scope)?,
+                Statement::Import(import) | Statement::Copied(import) => self.statement(import, scope)?,
                 Statement::Function { name, body } => {
                     scope.functions.insert(name, body);
                 }
@@ -433,6 +433,7 @@ impl<'a, W: World> Importer<'a, W> {
                     };
                 }
                 Statement::Name(_) => {}
+                Statement::OfNumpy(name, line) => self.of_numpy(name, *line, scope)?,
                 Statement::Return => return Ok(End::Returned),
                 Statement::Call(name) => {
                     if let Some(body) = scope.functions.get(name.as_str()).copied()
@@ -584,6 +585,18 @@ impl<'a, W: World> Importer<'a, W> {
         outcome
     }
 
+    /// `np.name` where NumPy has not imported it yet.
+    fn of_numpy(&mut self, name: &str, line: u32, scope: &Scope<'_>) -> Result<(), Raised> {
+        let full = format_compact!("numpy.{name}");
+        if self.modules.contains_key(&full) || !self.modules.contains_key("numpy") {
+            return Ok(());
+        }
+        self.chain.push(Site { file: Rc::clone(&scope.file), line });
+        let outcome = self.import_one(&full, scope.guard);
+        self.chain.pop();
+        outcome
+    }
+
     /// What `from base import names` raises where `base` was not found, or only a directory of its name.
     fn not_found(&mut self, base: &str, names: &[CompactString]) -> Raised {
         match (self.trace.missing.last_mut(), names.first()) {
@@ -693,6 +706,8 @@ fn may_return(statement: &Statement) -> bool {
         | Statement::Function { .. }
         | Statement::Constant(..)
         | Statement::Name(_)
+        | Statement::OfNumpy(..)
+        | Statement::Copied(_)
         | Statement::Raise => false,
     }
 }

@@ -57,6 +57,11 @@ pub enum Statement {
     Constant(CompactString, CompactString),
     /// A name alone: `try: NAME` asks whether it is defined.
     Name(CompactString),
+    /// A star import that is executed as a text.
+    Copied(Import),
+    /// A submodule of NumPy that `np.NAME` asks for, which NumPy 2 imports then (`__getattr__` in its `__init__.py`), with
+    /// the line number.
+    OfNumpy(&'static str, u32),
     /// `raise`, or a call that raises: `sys.exit`.
     Raise,
     /// `return`, inside of a function.
@@ -148,6 +153,11 @@ const KNOWABLE: &[&[u8]] = &[
     b"platform.system",
 ];
 
+/// What a file has to say for `np` to be NumPy.
+const NUMPY: &[u8] = b"import numpy as np";
+/// What NumPy imports when it is asked for.
+const OF_NUMPY: &[&str] = &["random", "linalg", "fft", "ma", "polynomial", "testing", "ctypeslib"];
+
 /// The statements of a file that bear on imports, in order.
 pub fn scan(source: &[u8]) -> Vec<Statement> {
     let source = source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source);
@@ -156,8 +166,13 @@ pub fn scan(source: &[u8]) -> Vec<Statement> {
     if imports.is_empty() {
         return Vec::new();
     }
-    let mut builder =
-        Builder { source, imports: &imports, frames: vec![Frame::new(Kind::Module, None)], callable: HashSet::new() };
+    let mut builder = Builder {
+        source,
+        imports: &imports,
+        of_numpy: of_numpy(source),
+        frames: vec![Frame::new(Kind::Module, None)],
+        callable: HashSet::new(),
+    };
     let mut lines = Lines::new(source);
     while let Some(line) = lines.next_line() {
         let before = builder.frames.len();
@@ -166,12 +181,25 @@ pub fn scan(source: &[u8]) -> Vec<Statement> {
             // Most functions and classes hold no import: go to their end, and come back for the few that do.
             let body = (lines.at, lines.line);
             lines.skip_block(line.indent);
-            if builder.mentions_import(line.text.start..lines.at) {
+            if builder.may_matter(line.text.start..lines.at) {
                 (lines.at, lines.line) = body;
             }
         }
     }
     builder.finish()
+}
+
+/// Where `np.NAME` stands with the name of such a submodule.
+fn of_numpy(source: &[u8]) -> Vec<(usize, &'static str)> {
+    if memchr::memmem::find(source, NUMPY).is_none() {
+        return Vec::new();
+    }
+    let named = |at: usize| {
+        let (name, _) = first_word(&source[at + b"np.".len()..]);
+        let is_whole = at.checked_sub(1).is_none_or(|before| !is_name(source[before]) && source[before] != b'.');
+        OF_NUMPY.iter().find(|n| is_whole && n.as_bytes() == name).map(|name| (at, *name))
+    };
+    memchr::memmem::find_iter(source, b"np.").filter_map(named).collect()
 }
 
 /// Whether the word `import` at `at` can be one that imports, and not one in a text.
@@ -221,12 +249,20 @@ struct Builder<'s> {
     source: &'s [u8],
     /// Where the word `import` stands.
     imports: &'s [usize],
+    /// Where a submodule of NumPy is asked for.
+    of_numpy: Vec<(usize, &'static str)>,
     frames: Vec<Frame>,
     /// Functions that hold imports.
     callable: HashSet<CompactString>,
 }
 
 impl Builder<'_> {
+    /// Whether the block that began has something to say: that of a class runs, that of a function may be called.
+    fn may_matter(&self, range: Range<usize>) -> bool {
+        let is_class = self.frames.last().is_some_and(|f| f.kind == Kind::Class);
+        is_class && self.asks_numpy(range.clone()).next().is_some() || self.mentions_import(range)
+    }
+
     fn mentions_import(&self, range: Range<usize>) -> bool {
         let first = self.imports.partition_point(|&at| at < range.start);
         self.imports.get(first).is_some_and(|&at| at < range.end)
@@ -275,6 +311,10 @@ impl Builder<'_> {
             b"case" => header.filter(|_| ends_header(source, line)).map(|_| Kind::If("case".into())),
             _ => None,
         };
+        if matches!(kind, Some(Kind::Class | Kind::If(_))) && !self.of_numpy.is_empty() {
+            let end = line.colon.unwrap_or(line.text.end);
+            self.ask_numpy(line.text.start..end, line.number);
+        }
         match kind {
             Some(kind) if self.frames.len() < MAX_DEPTH => {
                 self.frames.push(Frame::new(kind, Some(line.indent)));
@@ -301,6 +341,9 @@ impl Builder<'_> {
     }
 
     fn statement(&mut self, range: Range<usize>, number: u32) {
+        if !self.of_numpy.is_empty() {
+            self.ask_numpy(range.clone(), number);
+        }
         let text = self.source[range.clone()].trim_ascii();
         let (word, rest) = first_word(text);
         match word {
@@ -334,6 +377,23 @@ impl Builder<'_> {
         }
     }
 
+    /// What a statement asks of NumPy, but for annotations: they may never be evaluated.
+    fn ask_numpy(&mut self, range: Range<usize>, number: u32) {
+        let text = &self.source[range.clone()];
+        let (_, rest) = first_word(text.trim_ascii_start());
+        let is_annotated = rest.trim_ascii_start().starts_with(b":");
+        let value = if is_annotated { memchr::memchr(b'=', text).unwrap_or(text.len()) } else { 0 };
+        let asked: Vec<&'static str> = self.asks_numpy(range.start + value..range.end).collect();
+        for name in asked {
+            self.push(Statement::OfNumpy(name, number));
+        }
+    }
+
+    fn asks_numpy(&self, range: Range<usize>) -> impl Iterator<Item = &'static str> {
+        let first = self.of_numpy.partition_point(|(at, _)| *at < range.start);
+        self.of_numpy[first..].iter().take_while(move |(at, _)| *at < range.end).map(|(_, name)| *name)
+    }
+
     /// `name(…)`, `x = name(…)`, `NAME = True`, and `import_module("literal")`.
     fn expression(&mut self, range: Range<usize>, text: &[u8], number: u32) {
         let name_len = text.iter().take_while(|c| is_name(**c)).count();
@@ -358,9 +418,9 @@ impl Builder<'_> {
             } else if let Some(arguments) = value.strip_prefix(b"clone_module")
                 && let Some(module) = literal_argument(arguments)
             {
-                // array_api_compat, which others carry along, executes a star import as a text.
+                // array_api_compat, which others carry along.
                 let import = Import { line: number, level: 0, module, names: Some(vec!["*".into()]) };
-                self.push(Statement::Import(import));
+                self.push(Statement::Copied(import));
             } else if call > 0 && value.get(call) == Some(&b'(') {
                 self.call(&value[..call]);
             }
@@ -472,7 +532,7 @@ impl Builder<'_> {
 
 fn holds_import(statement: &Statement) -> bool {
     match statement {
-        Statement::Import(_) => true,
+        Statement::Import(_) | Statement::Copied(_) => true,
         Statement::Try { body, handlers, otherwise, finally } => {
             let blocks = [body, otherwise, finally];
             blocks.into_iter().chain(handlers.iter().map(|h| &h.body)).flatten().any(holds_import)
@@ -485,6 +545,7 @@ fn holds_import(statement: &Statement) -> bool {
         | Statement::Call(_)
         | Statement::Constant(..)
         | Statement::Name(_)
+        | Statement::OfNumpy(..)
         | Statement::Raise
         | Statement::Return => false,
     }
@@ -681,12 +742,21 @@ mod tests {
     }
 
     #[test]
+    fn what_numpy_is_asked_for() {
+        let source = b"import numpy as np\nX: np.ma = (\n  int | np.random.Generator)\ndef f(a: np.fft): return np.testing\ny: np.fft\nclass C(np.ma.A):\n  def g(self, a=np.fft): pass\n  z = np.linalg.norm, a.np.fft, np.fftw, 'x'\nif np.testing:\n  pass\n";
+        let statements = scan(source);
+        let asked = [("random", 2), ("ma", 6), ("linalg", 8), ("testing", 9)];
+        assert_eq!(statements[1..5], asked.map(|(name, line)| Statement::OfNumpy(name, line)));
+        assert_eq!(scan(b"import x\ny = np.random\n").len(), 1);
+    }
+
+    #[test]
     fn what_a_star_import_asks_for() {
         let source = b"from .x import c as d\nparts = {'a', \"b\"}\ndef e(): pass\n__all__ = list(\n  parts | set(x.__all__))\n__all__ += ['d', 'e', 'f', 'g.h']\n__all__.extend([\"i\"])\n";
         assert_eq!(exported(source), ["a", "b", "f", "i"].map(CompactString::from));
         assert!(exported(b"a = ['b']\n").is_empty());
         let statements = scan(b"import a\n__all__ = clone_module('numpy', globals())\n");
-        let Some(Statement::Import(import)) = statements.last() else { panic!("a star import") };
+        let Some(Statement::Copied(import)) = statements.last() else { panic!("a star import") };
         assert_eq!((import.module.as_str(), import.names.clone()), ("numpy", Some(vec!["*".into()])));
     }
 

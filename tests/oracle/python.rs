@@ -122,7 +122,12 @@ fn rows(statements: &[Statement], guards: &str, out: &mut Vec<String>) {
                 rows(body, &format!("{guards}/suppress:{}", flags(*catches)), out);
             }
             Statement::Return => out.push(format!("1 return {guards}")),
-            Statement::Call(_) | Statement::Constant(..) | Statement::Name(_) | Statement::Raise => {}
+            Statement::Call(_)
+            | Statement::Constant(..)
+            | Statement::Name(_)
+            | Statement::OfNumpy(..)
+            | Statement::Copied(_)
+            | Statement::Raise => {}
         }
     }
 }
