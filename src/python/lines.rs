@@ -238,6 +238,24 @@ impl<'s> Lines<'s> {
         }
     }
 
+    /// Those of `positions`, which ascend in a part of a line, that are outside of strings and comments.
+    pub fn in_code(&mut self, part: Range<usize>, positions: &[usize]) -> Vec<usize> {
+        let (mut at, mut found) = (part.start, Vec::new());
+        for &position in positions {
+            while at < position {
+                match self.source[at] {
+                    b'"' | b'\'' => at = self.skip_string(part.start, at),
+                    b'#' => at = line_end(self.source, at),
+                    _ => at += 1,
+                }
+            }
+            if at == position {
+                found.push(position);
+            }
+        }
+        found
+    }
+
     /// Position behind the string literal whose opening quote is at `at`.
     fn skip_string(&mut self, line_start: usize, at: usize) -> usize {
         let source = self.source;

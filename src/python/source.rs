@@ -260,7 +260,7 @@ impl Builder<'_> {
     /// Whether the block that began has something to say: that of a class runs, that of a function may be called.
     fn may_matter(&self, range: Range<usize>) -> bool {
         let is_class = self.frames.last().is_some_and(|f| f.kind == Kind::Class);
-        is_class && self.asks_numpy(range.clone()).next().is_some() || self.mentions_import(range)
+        is_class && !self.asks_numpy(range.clone()).is_empty() || self.mentions_import(range)
     }
 
     fn mentions_import(&self, range: Range<usize>) -> bool {
@@ -383,15 +383,20 @@ impl Builder<'_> {
         let (_, rest) = first_word(text.trim_ascii_start());
         let is_annotated = rest.trim_ascii_start().starts_with(b":");
         let value = if is_annotated { memchr::memchr(b'=', text).unwrap_or(text.len()) } else { 0 };
-        let asked: Vec<&'static str> = self.asks_numpy(range.start + value..range.end).collect();
-        for name in asked {
-            self.push(Statement::OfNumpy(name, number));
+        let asked = self.asks_numpy(range.start + value..range.end).to_vec();
+        let positions: Vec<usize> = asked.iter().map(|(at, _)| *at).collect();
+        // Most stand in the examples of a text.
+        for position in Lines::new(self.source).in_code(range, &positions) {
+            let name = asked.iter().find(|(at, _)| *at == position).map(|(_, name)| *name);
+            if let Some(name) = name {
+                self.push(Statement::OfNumpy(name, number));
+            }
         }
     }
 
-    fn asks_numpy(&self, range: Range<usize>) -> impl Iterator<Item = &'static str> {
-        let first = self.of_numpy.partition_point(|(at, _)| *at < range.start);
-        self.of_numpy[first..].iter().take_while(move |(at, _)| *at < range.end).map(|(_, name)| *name)
+    fn asks_numpy(&self, range: Range<usize>) -> &[(usize, &'static str)] {
+        let before = |limit: usize| self.of_numpy.partition_point(|(at, _)| *at < limit);
+        &self.of_numpy[before(range.start)..before(range.end)]
     }
 
     /// `name(…)`, `x = name(…)`, `NAME = True`, and `import_module("literal")`.
@@ -743,9 +748,9 @@ mod tests {
 
     #[test]
     fn what_numpy_is_asked_for() {
-        let source = b"import numpy as np\nX: np.ma = (\n  int | np.random.Generator)\ndef f(a: np.fft): return np.testing\ny: np.fft\nclass C(np.ma.A):\n  def g(self, a=np.fft): pass\n  z = np.linalg.norm, a.np.fft, np.fftw, 'x'\nif np.testing:\n  pass\n";
+        let source = b"import numpy as np\nX: np.ma = (\n  int | np.random.Generator)\ndef f(a: np.fft): return np.testing\ny: np.fft\nclass C(np.ma.A):\n  def g(self, a=np.fft): pass\n  z = np.linalg.norm, a.np.fft, np.fftw, 'np.fft'\n\"\"\"\n>>> np.fft(1)\n\"\"\"\nf(r'np.fft', x=1) # np.fft\nif 'a' + np.testing:\n  pass\n";
         let statements = scan(source);
-        let asked = [("random", 2), ("ma", 6), ("linalg", 8), ("testing", 9)];
+        let asked = [("random", 2), ("ma", 6), ("linalg", 8), ("testing", 13)];
         assert_eq!(statements[1..5], asked.map(|(name, line)| Statement::OfNumpy(name, line)));
         assert_eq!(scan(b"import x\ny = np.random\n").len(), 1);
     }
