@@ -1,16 +1,18 @@
 //! Imports of real packages that find or load their modules in a way of their own, whole and with one library taken away.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 
 use super::{Change, Installation, agree, must, shared_objects, wheel};
 
 /// What is installed, what is imported, and the directories whose libraries are taken away in turn.
-const PACKAGES: [(&str, &str, &[&str]); 17] = [
+const PACKAGES: [(&str, &str, &[&str]); 18] = [
     // Takes itself out of `sys.modules` and imports itself again.
     ("opencv-python-headless==5.0.0.93", "cv2", &["cv2"]),
     // A function that returns early; SWIG's wrapper.
@@ -19,6 +21,8 @@ const PACKAGES: [(&str, &str, &[&str]); 17] = [
     ("asyncpg==0.32.0", "asyncpg", &["asyncpg"]),
     // A star import of NumPy as a text; modules of Cython that import those of SciPy; a handler that calls what raises.
     ("scikit-learn==1.9.1", "sklearn", &["numpy/random", "scipy/_lib", "sklearn/__check_build"]),
+    // What its classes ask NumPy for.
+    ("pandas==3.1.1", "pandas", &["numpy/random"]),
     // A directory of stubs beside the extension module; what cffi made.
     ("cryptography==50.0.2", "cryptography.fernet", &["."]),
     // What computed names import, and what a variable decides.
@@ -70,6 +74,7 @@ fn take_away_each(
 ) -> Result<(), Failed> {
     let (imports, report) = agree(python, module, env)?;
     assert!(imports, "{:#}", report["findings"]);
+    loads_no_more(python, module, env)?;
     let below = |dir: PathBuf| shared_objects(&dir).into_iter().map(move |l| dir.join(l));
     let libraries: Vec<PathBuf> = directories.into_iter().flat_map(below).collect();
     for library in &libraries {
@@ -78,6 +83,28 @@ fn take_away_each(
     }
     println!("{} libraries", libraries.len());
     Ok(())
+}
+
+/// The extension modules of packages that the import is said to load are loaded: one that is not would be a false alarm
+/// once it is gone.
+fn loads_no_more(python: &Path, module: &str, env: &[(&str, String)]) -> Result<(), Failed> {
+    let quiet = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH").envs(env.iter().map(|(k, v)| (k, v)));
+        command
+    };
+    let maps = format!("import {module}; print(open('/proc/self/maps').read())");
+    let maps = quiet(python).args(["-c", &maps]).output().unwrap().stdout;
+    let mapped = std::str::from_utf8(&maps).unwrap().lines().filter_map(|line| line.split_once('/'));
+    let loaded: BTreeSet<String> = mapped.map(|(_, path)| format!("/{path}")).collect();
+    let mut mldoctor = quiet(Path::new(env!("CARGO_BIN_EXE_mldoctor")));
+    let facts = mldoctor.args(["facts", "--image", "--python"]).arg(python).arg(module).output().unwrap().stdout;
+    let facts: Value = serde_json::from_slice(&facts).unwrap();
+    let steps = facts["subjects"].as_array().unwrap().iter().flat_map(|s| s["steps"].as_array().unwrap());
+    let imported =
+        steps.filter(|s| s["how"] == "import" && s["weight"] == "required").filter_map(|s| s["file"].as_str());
+    let not_loaded: Vec<&str> = imported.filter(|f| f.contains("-packages/") && !loaded.contains(*f)).collect();
+    if not_loaded.is_empty() { Ok(()) } else { Err(format!("said to be loaded, and not: {not_loaded:#?}").into()) }
 }
 
 /// One for each package; they are fetched from PyPI.
