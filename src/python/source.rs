@@ -421,7 +421,7 @@ impl Builder<'_> {
                 let name = CompactString::from_utf8_lossy(&text[..name_len]);
                 self.push(Statement::Constant(name, condition(value)));
             } else if let Some(arguments) = value.strip_prefix(b"clone_module")
-                && let Some(module) = literal_argument(arguments)
+                && let Some((module, [b',', ..])) = literal_argument(arguments)
             {
                 // array_api_compat, which others carry along.
                 let import = Import { line: number, level: 0, module, names: Some(vec!["*".into()]) };
@@ -455,7 +455,7 @@ impl Builder<'_> {
 
     /// `("literal")` as the argument of a function that imports.
     fn dynamic(&mut self, call: &[u8], number: u32) {
-        if let Some(module) = literal_argument(call).filter(|_| memchr::memchr(b',', call).is_none()) {
+        if let Some((module, b")")) = literal_argument(call) {
             self.push(Statement::Import(Import { line: number, level: 0, module, names: None }));
         }
     }
@@ -556,14 +556,14 @@ fn holds_import(statement: &Statement) -> bool {
     }
 }
 
-/// The absolute name of a module that stands as the first argument of a call.
-fn literal_argument(call: &[u8]) -> Option<CompactString> {
+/// The absolute name of a module that stands as the first argument of a call, and what follows it.
+fn literal_argument(call: &[u8]) -> Option<(CompactString, &[u8])> {
     let argument = call.strip_prefix(b"(")?.trim_ascii_start();
     let quote = *argument.first().filter(|q| matches!(q, b'"' | b'\''))?;
     let end = memchr::memchr(quote, &argument[1..])?;
     let (module, rest) = (&argument[1..=end], argument[end + 2..].trim_ascii_start());
     let is_name = !module.is_empty() && module.iter().all(|c| is_name(*c) || *c == b'.') && module[0] != b'.';
-    (is_name && matches!(rest.first(), Some(b',' | b')'))).then(|| CompactString::from_utf8_lossy(module))
+    is_name.then(|| (CompactString::from_utf8_lossy(module), rest))
 }
 
 /// Whether a call of the function `name` of this file ends in an exception whatever happens in it.
