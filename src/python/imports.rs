@@ -18,7 +18,8 @@ use super::added::{Added, Additions};
 use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
-use super::source::{Catches, Import, Statement, always_raises, exported};
+use super::on_demand::{always_raises, exported};
+use super::source::{Catches, Import, Statement};
 use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.

@@ -238,19 +238,19 @@ impl<'s> Lines<'s> {
         }
     }
 
-    /// Those of `positions`, which ascend in a part of a line, that are outside of strings and comments.
-    pub fn in_code(&mut self, part: Range<usize>, positions: &[usize]) -> Vec<usize> {
-        let (mut at, mut found) = (part.start, Vec::new());
-        for &position in positions {
+    /// What is marked outside of strings and comments, of marks that ascend in the part of a line from `start` on.
+    pub fn in_code<M: Copy>(&mut self, start: usize, marks: &[(usize, M)]) -> Vec<M> {
+        let (mut at, mut found) = (start, Vec::new());
+        for &(position, mark) in marks {
             while at < position {
                 match self.source[at] {
-                    b'"' | b'\'' => at = self.skip_string(part.start, at),
+                    b'"' | b'\'' => at = self.skip_string(start, at),
                     b'#' => at = line_end(self.source, at),
                     _ => at += 1,
                 }
             }
             if at == position {
-                found.push(position);
+                found.push(mark);
             }
         }
         found

@@ -9,6 +9,7 @@ pub mod finder;
 pub mod imports;
 pub mod interpreter;
 mod lines;
+mod on_demand;
 pub mod site;
 pub mod source;
 

@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use compact_str::CompactString;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lines::{Line, Lines, MAX_DEPTH, first_word, is_name};
 
@@ -169,7 +168,7 @@ pub fn scan(source: &[u8]) -> Vec<Statement> {
     let mut builder = Builder {
         source,
         imports: &imports,
-        of_numpy: of_numpy(source),
+        of_numpy: of_numpy(source, &imports),
         frames: vec![Frame::new(Kind::Module, None)],
         callable: HashSet::new(),
     };
@@ -190,8 +189,8 @@ pub fn scan(source: &[u8]) -> Vec<Statement> {
 }
 
 /// Where `np.NAME` stands with the name of such a submodule.
-fn of_numpy(source: &[u8]) -> Vec<(usize, &'static str)> {
-    if memchr::memmem::find(source, NUMPY).is_none() {
+fn of_numpy(source: &[u8], imports: &[usize]) -> Vec<(usize, &'static str)> {
+    if !imports.iter().any(|at| source[*at..].starts_with(NUMPY)) {
         return Vec::new();
     }
     let named = |at: usize| {
@@ -311,7 +310,7 @@ impl Builder<'_> {
             b"case" => header.filter(|_| ends_header(source, line)).map(|_| Kind::If("case".into())),
             _ => None,
         };
-        if matches!(kind, Some(Kind::Class | Kind::If(_))) && !self.of_numpy.is_empty() {
+        if matches!(kind, Some(Kind::Class | Kind::If(_))) {
             let end = line.colon.unwrap_or(line.text.end);
             self.ask_numpy(line.text.start..end, line.number);
         }
@@ -341,9 +340,7 @@ impl Builder<'_> {
     }
 
     fn statement(&mut self, range: Range<usize>, number: u32) {
-        if !self.of_numpy.is_empty() {
-            self.ask_numpy(range.clone(), number);
-        }
+        self.ask_numpy(range.clone(), number);
         let text = self.source[range.clone()].trim_ascii();
         let (word, rest) = first_word(text);
         match word {
@@ -379,18 +376,17 @@ impl Builder<'_> {
 
     /// What a statement asks of NumPy, but for annotations: they may never be evaluated.
     fn ask_numpy(&mut self, range: Range<usize>, number: u32) {
+        if self.asks_numpy(range.clone()).is_empty() {
+            return;
+        }
         let text = &self.source[range.clone()];
         let (_, rest) = first_word(text.trim_ascii_start());
         let is_annotated = rest.trim_ascii_start().starts_with(b":");
         let value = if is_annotated { memchr::memchr(b'=', text).unwrap_or(text.len()) } else { 0 };
-        let asked = self.asks_numpy(range.start + value..range.end).to_vec();
-        let positions: Vec<usize> = asked.iter().map(|(at, _)| *at).collect();
+        let marks = self.asks_numpy(range.start + value..range.end);
         // Most stand in the examples of a text.
-        for position in Lines::new(self.source).in_code(range, &positions) {
-            let name = asked.iter().find(|(at, _)| *at == position).map(|(_, name)| *name);
-            if let Some(name) = name {
-                self.push(Statement::OfNumpy(name, number));
-            }
+        for name in Lines::new(self.source).in_code(range.start, marks) {
+            self.push(Statement::OfNumpy(name, number));
         }
     }
 
@@ -566,70 +562,6 @@ fn literal_argument(call: &[u8]) -> Option<(CompactString, &[u8])> {
     is_name.then(|| (CompactString::from_utf8_lossy(module), rest))
 }
 
-/// Whether a call of the function `name` of this file ends in an exception whatever happens in it.
-pub fn always_raises(source: &[u8], name: &str) -> bool {
-    let mut lines = Lines::new(source);
-    let (mut header, mut block) = (None, None);
-    while let Some(line) = lines.next_line() {
-        let (word, rest) = first_word(&source[line.text.clone()]);
-        match header {
-            None if word == b"def" && identifier(rest) == name => header = Some(line.indent),
-            None => {}
-            Some(header) if line.indent <= header => return false,
-            Some(_) if line.indent == *block.get_or_insert(line.indent) => match word {
-                b"raise" => return true,
-                b"return" => return false,
-                _ => {}
-            },
-            Some(_) => {}
-        }
-    }
-    false
-}
-
-/// What `from package import *` asks the package for, as its `__init__.py` says it: the literals of `__all__` and of the
-/// collections that it is put together from, without what the file itself defines.
-pub fn exported(source: &[u8]) -> Vec<CompactString> {
-    let mut exported = Vec::new();
-    if memchr::memmem::find(source, b"__all__").is_none() {
-        return exported;
-    }
-    let (mut collections, mut defined) = (FxHashMap::default(), FxHashSet::default());
-    let mut lines = Lines::new(source);
-    while let Some(line) = lines.next_line() {
-        let text = &source[line.text];
-        let (word, rest) = first_word(text);
-        match word {
-            b"__all__" => {
-                exported.extend(literals(text));
-                let parts = rest.split(|c| !is_name(*c)).filter_map(|name| collections.get(name));
-                exported.extend(parts.copied().flat_map(literals));
-            }
-            b"def" | b"class" => _ = defined.insert(identifier(rest)),
-            b"from" => {
-                let names = memchr::memmem::find(rest, b" import").map_or(&[][..], |at| &rest[at + 7..]);
-                let names = names.split(|c| !is_name(*c)).filter(|name| !name.is_empty());
-                defined.extend(names.map(CompactString::from_utf8_lossy));
-            }
-            _ => {
-                let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") else { continue };
-                defined.insert(CompactString::from_utf8_lossy(word));
-                if matches!(value.trim_ascii_start().first(), Some(b'[' | b'(' | b'{')) {
-                    collections.insert(word, value);
-                }
-            }
-        }
-    }
-    exported.retain(|name| !defined.contains(name));
-    exported
-}
-
-/// Names in quotes.
-fn literals(text: &[u8]) -> impl Iterator<Item = CompactString> {
-    let quoted = text.split(|c| matches!(c, b'"' | b'\'')).skip(1).step_by(2);
-    quoted.filter(|name| !name.is_empty() && name.iter().all(|c| is_name(*c))).map(CompactString::from_utf8_lossy)
-}
-
 /// Whether the header's colon ends the line: `match` and `case` are names elsewhere.
 fn ends_header(source: &[u8], line: &Line) -> bool {
     line.colon.is_some_and(|c| {
@@ -638,7 +570,7 @@ fn ends_header(source: &[u8], line: &Line) -> bool {
     })
 }
 
-fn identifier(text: &[u8]) -> CompactString {
+pub(super) fn identifier(text: &[u8]) -> CompactString {
     let text = text.trim_ascii_start();
     CompactString::from_utf8_lossy(first_word(text).0)
 }
@@ -737,16 +669,6 @@ mod tests {
     }
 
     #[test]
-    fn functions_that_raise() {
-        let source = b"def f(e):\n    if e:\n        return\n    for x in y: pass\n    raise ImportError(x)\ndef g():\n    if a:\n        raise B\ndef h():\n    return\n    raise B\n";
-        assert!(always_raises(source, "f"));
-        assert!(!["g", "h", "i"].iter().any(|name| always_raises(source, name)));
-        let source = b"try:\n    import a\nexcept ImportError as e:\n    f(e)\n";
-        let [Statement::Try { handlers, .. }] = &scan(source)[..] else { panic!("one try") };
-        assert_eq!(handlers[0].body, [Statement::Call("f".into())]);
-    }
-
-    #[test]
     fn what_numpy_is_asked_for() {
         let source = b"import numpy as np\nX: np.ma = (\n  int | np.random.Generator)\ndef f(a: np.fft): return np.testing\ny: np.fft\nclass C(np.ma.A):\n  def g(self, a=np.fft): pass\n  z = np.linalg.norm, a.np.fft, np.fftw, 'np.fft'\n\"\"\"\n>>> np.fft(1)\n\"\"\"\nf(r'np.fft', x=1) # np.fft\nif 'a' + np.testing:\n  pass\n";
         let statements = scan(source);
@@ -756,10 +678,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_star_import_asks_for() {
-        let source = b"from .x import c as d\nparts = {'a', \"b\"}\ndef e(): pass\n__all__ = list(\n  parts | set(x.__all__))\n__all__ += ['d', 'e', 'f', 'g.h']\n__all__.extend([\"i\"])\n";
-        assert_eq!(exported(source), ["a", "b", "f", "i"].map(CompactString::from));
-        assert!(exported(b"a = ['b']\n").is_empty());
+    fn calls_in_handlers() {
+        let source = b"try:\n    import a\nexcept ImportError as e:\n    f(e)\n";
+        let [Statement::Try { handlers, .. }] = &scan(source)[..] else { panic!("one try") };
+        assert_eq!(handlers[0].body, [Statement::Call("f".into())]);
+    }
+
+    #[test]
+    fn star_imports_as_texts() {
         let statements = scan(b"import a\n__all__ = clone_module('numpy', globals())\n");
         let Some(Statement::Copied(import)) = statements.last() else { panic!("a star import") };
         assert_eq!((import.module.as_str(), import.names.clone()), ("numpy", Some(vec!["*".into()])));

@@ -22,6 +22,7 @@ mod slim;
 mod support;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -138,16 +139,20 @@ impl Drop for Change {
 }
 
 fn import(python: &Path, module: &str, env: &[(&str, String)]) -> Output {
-    let mut command = Command::new(python);
-    command.args(["-c", &format!("import {module}")]).env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH");
-    command.envs(env.iter().map(|(k, v)| (k, v))).output().unwrap()
+    command(python, env).args(["-c", &format!("import {module}")]).output().unwrap()
+}
+
+/// A program in this environment, in which nothing else tells where libraries and modules are.
+fn command(program: impl AsRef<OsStr>, env: &[(&str, String)]) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH").envs(env.iter().map(|(k, v)| (k, v)));
+    command
 }
 
 fn check(python: &Path, module: &str, env: &[(&str, String)]) -> Value {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
-    command.args(["check", "--image", "--format", "json", "--python"]).arg(python).arg(module);
-    command.env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH");
-    let output = command.envs(env.iter().map(|(k, v)| (k, v))).output().unwrap();
+    let mut command = command(env!("CARGO_BIN_EXE_mldoctor"), env);
+    let output = command.args(["check", "--image", "--format", "json", "--python"]).arg(python).arg(module).output();
+    let output = output.unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
         panic!("no report ({e}): {}", String::from_utf8_lossy(&output.stderr));
     })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use super::{Change, Installation, agree, must, shared_objects, wheel};
+use super::{Change, Installation, agree, command, must, shared_objects, wheel};
 
 /// What is installed, what is imported, and the directories whose libraries are taken away in turn.
 const PACKAGES: [(&str, &str, &[&str]); 18] = [
@@ -88,16 +88,11 @@ fn take_away_each(
 /// The extension modules of packages that the import is said to load are loaded: one that is not would be a false alarm
 /// once it is gone.
 fn loads_no_more(python: &Path, module: &str, env: &[(&str, String)]) -> Result<(), Failed> {
-    let quiet = |program: &Path| {
-        let mut command = Command::new(program);
-        command.env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH").envs(env.iter().map(|(k, v)| (k, v)));
-        command
-    };
     let maps = format!("import {module}; print(open('/proc/self/maps').read())");
-    let maps = quiet(python).args(["-c", &maps]).output().unwrap().stdout;
+    let maps = command(python, env).args(["-c", &maps]).output().unwrap().stdout;
     let mapped = std::str::from_utf8(&maps).unwrap().lines().filter_map(|line| line.split_once('/'));
     let loaded: BTreeSet<String> = mapped.map(|(_, path)| format!("/{path}")).collect();
-    let mut mldoctor = quiet(Path::new(env!("CARGO_BIN_EXE_mldoctor")));
+    let mut mldoctor = command(env!("CARGO_BIN_EXE_mldoctor"), env);
     let facts = mldoctor.args(["facts", "--image", "--python"]).arg(python).arg(module).output().unwrap().stdout;
     let facts: Value = serde_json::from_slice(&facts).unwrap();
     let steps = facts["subjects"].as_array().unwrap().iter().flat_map(|s| s["steps"].as_array().unwrap());

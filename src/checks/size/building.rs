@@ -102,8 +102,11 @@ pub fn static_libraries(seen: &Seen<'_>) -> Vec<Candidate> {
 pub fn headers(seen: &Seen<'_>) -> Vec<Candidate> {
     let mut candidate = Candidate::new("headers", "C, C++ and CUDA headers: only a compiler reads them");
     let is_meant = |at: usize| seen.size.kinds[at] == Kind::Header && seen.name(at) != b"pyconfig.h";
-    for (dir, files) in seen.dirs(is_meant) {
-        candidate.add_all(include_directory(dir), files);
+    for dir in &seen.size.tree.dirs {
+        let mut files = dir.files.clone().filter(|at| is_meant(*at) && seen.is_left(*at)).peekable();
+        if files.peek().is_some() {
+            candidate.add_all(include_directory(&dir.path), files);
+        }
     }
     let compiles_without_torch = || {
         let nvrtc = seen.facts.subjects.iter().flat_map(|s| &s.mapped).find(|m| m.soname.starts_with("libnvrtc.so"))?;

@@ -217,14 +217,6 @@ impl Seen<'_> {
         self.files().filter(move |at| self.size.kinds[*at] == kind)
     }
 
-    /// Directories with those of their files that no rule before has and no process maps, if there are some.
-    fn dirs(&self, is_meant: impl Fn(usize) -> bool) -> impl Iterator<Item = (&Path, Vec<usize>)> {
-        self.size.tree.dirs.iter().filter_map(move |dir| {
-            let files: Vec<usize> = dir.files.clone().filter(|at| is_meant(*at) && self.is_left(*at)).collect();
-            (!files.is_empty()).then_some((dir.path.as_path(), files))
-        })
-    }
-
     /// Files below a directory, used ones too.
     fn below(&self, dir: usize) -> impl Iterator<Item = usize> + '_ {
         let tree = &self.size.tree;
