@@ -91,3 +91,29 @@ fn names_outside_of_the_image_do_not_count() {
     let tree = Tree::walk(&Rootfs::open_root(&root).unwrap()).unwrap();
     assert!(tree.freed([0]) >= 10_000);
 }
+
+#[test]
+fn files_belong_to_the_packages_of_rpm() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    fs::create_dir_all(at("var/lib/rpm")).unwrap();
+    fs::create_dir_all(at("usr/lib64/small")).unwrap();
+    fs::write(at("usr/lib64/small/1.h"), vec![1; 5000]).unwrap();
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/rpm/rpmdb.sqlite.gz");
+    let database = File::create(at("var/lib/rpm/rpmdb.sqlite")).unwrap();
+    std::io::copy(&mut flate2::read::GzDecoder::new(File::open(packed).unwrap()), &mut &database).unwrap();
+    let size = || -> serde_json::Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mldoctor"));
+        let output = command.args(["size", "--format", "json", "--root"]).arg(root.path()).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let all = size();
+    let packages = all["packages"].as_array().unwrap().iter();
+    let small = packages.into_iter().find(|p| p["name"] == "small").unwrap();
+    assert_eq!((&small["manager"], &small["version"]), (&"rpm".into(), &"1.2-4.el9".into()));
+    assert!(small["bytes"].as_u64().unwrap() >= 5000, "{small}");
+    assert!(all["unowned"]["why"].is_null(), "{}", all["unowned"]);
+    database.set_len(100_000).unwrap();
+    let why = &size()["unowned"]["why"];
+    assert_eq!(why, "packages of rpm are not all known: /var/lib/rpm/rpmdb.sqlite is damaged");
+}

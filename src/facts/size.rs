@@ -54,6 +54,8 @@ pub enum Manager {
     Dpkg,
     /// Alpine.
     Apk,
+    /// RHEL, Fedora, SUSE.
+    Rpm,
     /// conda, mamba.
     Conda,
     /// pip, uv and everything else that writes RECORD.
@@ -66,6 +68,7 @@ impl Manager {
         match self {
             Self::Dpkg => "dpkg",
             Self::Apk => "apk",
+            Self::Rpm => "rpm",
             Self::Conda => "conda",
             Self::Python => "python",
         }
@@ -115,7 +118,7 @@ pub struct Size {
     /// Which of them a file is of, in the order of the tree.
     pub owners: Vec<Option<usize>>,
     /// Why the packages of the distribution are not told apart, where they are not.
-    pub unread_packages: Option<&'static str>,
+    pub unread_packages: Option<String>,
     /// Directories that hold a test suite.
     pub tests: Vec<usize>,
     /// What Python files say.

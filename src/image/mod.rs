@@ -7,6 +7,7 @@ mod map;
 pub mod packages;
 pub mod programs;
 pub mod rootfs;
+pub mod rpmdb;
 pub mod sections;
 mod tar;
 pub mod tree;

@@ -164,8 +164,8 @@ impl Whole<'_> {
         let packages = r.packages.iter().map(|(package, sum)| (package_name(package), sum.bytes, String::new()));
         let mut packages: Vec<_> = packages.filter(|(_, bytes, _)| *bytes > 0).take(self.top).collect();
         if !packages.is_empty() {
-            let why = self.size.unread_packages.unwrap_or_default();
-            packages.push(("of no package".into(), r.unowned.bytes, why.into()));
+            let why = self.size.unread_packages.clone().unwrap_or_default();
+            packages.push(("of no package".into(), r.unowned.bytes, why));
         }
         let lists = [
             ("directories", directories.filter(|(_, bytes, _)| *bytes > 0).take(self.top).collect()),

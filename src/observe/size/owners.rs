@@ -1,7 +1,5 @@
-//! Which package brought a file: `*.list` of dpkg, `installed` of apk (apk-tools, `db_read`), `conda-meta` of conda, RECORD
-//! of Python distributions.
-//!
-//! The database of rpm is SQLite, or older ones of its own; it is not read.
+//! Which package brought a file: `*.list` of dpkg, `installed` of apk (apk-tools, `db_read`), the database of rpm,
+//! `conda-meta` of conda, RECORD of Python distributions.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,7 +9,7 @@ use serde_json::Value;
 
 use super::Lookup;
 use crate::facts::size::{Manager, Package};
-use crate::image::{Rootfs, Tree};
+use crate::image::{Rootfs, Tree, rpmdb};
 use crate::parallel;
 use crate::python::distributions::{normalise, parse_info_name, parse_record};
 use crate::python::site::normal;
@@ -19,13 +17,18 @@ use crate::python::site::normal;
 /// Largest list of files read, in bytes.
 const MAX_LIST: u64 = 64 * 1024 * 1024;
 
+/// Directories of rpm's database; on most systems all but one lead to that one.
+const RPM: [&str; 3] = ["/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm"];
+
 /// A package with its files.
 type Owned = (Package, Vec<usize>);
 
 /// Packages, the owner of each file, and why some packages are not known.
-pub fn find(rootfs: &Rootfs, tree: &Tree) -> (Vec<Package>, Vec<Option<usize>>, Option<&'static str>) {
+pub fn find(rootfs: &Rootfs, tree: &Tree) -> (Vec<Package>, Vec<Option<usize>>, Option<String>) {
     let mut all = dpkg(rootfs, tree);
     all.extend(apk(rootfs, tree));
+    let (packages, unread) = rpm(rootfs, tree);
+    all.extend(packages);
     all.extend(conda(rootfs, tree));
     all.extend(python(rootfs, tree));
     let (mut packages, mut owners) = (Vec::new(), vec![None; tree.files.len()]);
@@ -35,10 +38,7 @@ pub fn find(rootfs: &Rootfs, tree: &Tree) -> (Vec<Package>, Vec<Option<usize>>, 
         }
         packages.push(package);
     }
-    let rpm = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"]
-        .iter()
-        .any(|d| tree.dir(Path::new(d)).is_some_and(|d| !tree.dirs[d].files.is_empty()));
-    (packages, owners, rpm.then_some("packages of rpm are not told apart: its database is not read"))
+    (packages, owners, unread)
 }
 
 fn dpkg(rootfs: &Rootfs, tree: &Tree) -> Vec<Owned> {
@@ -96,6 +96,27 @@ fn apk(rootfs: &Rootfs, tree: &Tree) -> Vec<Owned> {
         }
     }
     owned
+}
+
+/// Packages of rpm, and why some are not known.
+fn rpm(rootfs: &Rootfs, tree: &Tree) -> (Vec<Owned>, Option<String>) {
+    let files = RPM.iter().flat_map(|dir| rpmdb::FILES.map(|file| Path::new(dir).join(file)));
+    let Some(path) = files.into_iter().find(|path| tree.file_at(path).is_some()) else { return (Vec::new(), None) };
+    let (packages, why) = match rootfs.map(&path) {
+        Ok((data, _)) => rpmdb::read(&data),
+        Err(_) => (Vec::new(), Some("not readable")),
+    };
+    // What SQLite has not taken over from its journal yet.
+    let mut journal = path.clone().into_os_string();
+    journal.push("-wal");
+    let has_journal = tree.file_at(Path::new(&journal)).is_some_and(|at| tree.files[at].entry.size > 0);
+    let why = why.or(has_journal.then_some("older than its journal"));
+    let mut lookup = Lookup::new(rootfs, tree);
+    let owned = packages.into_iter().map(|package| {
+        let files = package.files.iter().filter_map(|path| lookup.file(path)).collect();
+        (package_of(Manager::Rpm, &package.name, &package.version), files)
+    });
+    (owned.collect(), why.map(|why| format!("packages of rpm are not all known: {} is {why}", path.display())))
 }
 
 fn conda(rootfs: &Rootfs, tree: &Tree) -> Vec<Owned> {
