@@ -113,13 +113,17 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// `torch`, `python:vllm` or a path.
+    /// `torch`, `python:vllm` or a path; what a report calls them too (`import:torch`, `load:/usr/bin/ffmpeg`).
     pub fn parse(text: &str, cwd: &Path) -> Self {
-        match text.strip_prefix("python:") {
-            Some(module) => Self::Module(module.to_owned()),
-            // Components leave out every `.`.
-            None if text.contains('/') => Self::File(cwd.join(text).components().collect()),
-            None => Self::Module(text.to_owned()),
+        if let Some(module) = ["python:", "import:"].iter().find_map(|kind| text.strip_prefix(kind)) {
+            return Self::Module(module.to_owned());
+        }
+        let path = text.strip_prefix("load:").unwrap_or(text);
+        // Components leave out every `.`.
+        if path.contains('/') {
+            Self::File(cwd.join(path).components().collect())
+        } else {
+            Self::Module(text.to_owned())
         }
     }
 }

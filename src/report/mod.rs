@@ -129,6 +129,12 @@ const DEFAULT_WIDTH: usize = 80;
 /// A line longer than this is hard to read, however wide the terminal is.
 const MAX_WIDTH: usize = 100;
 
+/// The columns used of those that a terminal tells. One that was not told its size (a serial line, `docker run -t` from a
+/// script) tells 0.
+fn width(told: Option<u16>) -> usize {
+    told.filter(|columns| *columns > 0).map_or(DEFAULT_WIDTH, |columns| usize::from(columns).clamp(40, MAX_WIDTH))
+}
+
 impl Output {
     /// Standard output, or the file `to`.
     pub fn open(to: Option<&Path>, colour: Colour) -> Self {
@@ -139,12 +145,8 @@ impl Output {
             Colour::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         };
         colored::control::set_override(wanted);
-        let width = if is_terminal {
-            rustix::termios::tcgetwinsize(io::stdout()).map_or(DEFAULT_WIDTH, |s| usize::from(s.ws_col))
-        } else {
-            DEFAULT_WIDTH
-        };
-        Self { to: to.map(Path::to_owned), width: width.clamp(40, MAX_WIDTH), is_terminal }
+        let size = if is_terminal { rustix::termios::tcgetwinsize(io::stdout()).ok() } else { None };
+        Self { to: to.map(Path::to_owned), width: width(size.map(|s| s.ws_col)), is_terminal }
     }
 
     /// Writes a rendered text. A reader that has gone away (a closed pipe) has seen what it wanted.
@@ -277,6 +279,11 @@ mod tests {
         assert_eq!((seen.as_str(), fs::read_to_string(&file).unwrap().as_str()), ("one", "two"));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
         assert_eq!(names(dir.path()), ["mldoctor.prom"]);
+    }
+
+    #[test]
+    fn a_terminal_without_a_size_is_as_wide_as_most() {
+        assert_eq!([None, Some(0), Some(20), Some(72), Some(300)].map(width), [80, 80, 40, 72, 100]);
     }
 
     #[test]
