@@ -1,5 +1,5 @@
 //! Embeds what the program carries with it, compressed: the probe (the file named by `MLDOCTOR_PROBES_BIN`, or one built
-//! here for the host), and the pages of the finding ids.
+//! here for the host; `{arch}` in its name is the target's), and the pages of the finding ids.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ fn main() {
     pages(&out);
     println!("cargo::rerun-if-env-changed=MLDOCTOR_PROBES_BIN");
     println!("cargo::rerun-if-changed=probes");
-    let probe = match env::var_os("MLDOCTOR_PROBES_BIN") {
-        Some(file) => PathBuf::from(file),
-        None if architecture("TARGET") == architecture("HOST") => build(&out),
+    let probe = match env::var("MLDOCTOR_PROBES_BIN") {
+        Ok(file) => PathBuf::from(file.replace("{arch}", &architecture("TARGET"))),
+        Err(_) if architecture("TARGET") == architecture("HOST") => build(&out),
         // A probe for the host would be of no use to the target: none is embedded.
-        None => return embed(&out, "mldoctor-probes", &[]),
+        Err(_) => return embed(&out, "mldoctor-probes", &[]),
     };
     println!("cargo::rerun-if-changed={}", probe.display());
     let bytes = fs::read(&probe).unwrap_or_else(|e| panic!("cannot read {}: {e}", probe.display()));

@@ -15,7 +15,7 @@ use crate::manual;
 const MAX_SIZE: u64 = 3_600_000;
 /// Newest glibc that the probe may ask for.
 const GLIBC: (u32, u32) = (2, 17);
-const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 /// The standard library is built with the program: without the tables and the code that print backtraces, which are a
 /// sixth of the file. Cargo has the option behind a variable that lets a stable compiler take unstable ones.
 const BUILD_STD: &[&str] = &["-Z", "build-std=std,panic_abort", "-Z", "build-std-features="];
@@ -27,17 +27,20 @@ pub fn run() -> anyhow::Result<()> {
     let dist = root.join("dist");
     fs::create_dir_all(&dist)?;
     manual::write(&dist)?;
+    let probes = build_probes(&root)?;
     for arch in ARCHITECTURES {
-        let probe = build_probe(&root, arch)?;
-        check_probe(&probe)?;
-        let target = format!("{arch}-unknown-linux-musl");
-        let arguments = ["build", "--release", "--locked", "--bin", "mldoctor", "--target", &target];
-        let mut cargo = Command::new("cargo");
-        cargo.current_dir(&root).args(arguments).args(BUILD_STD);
-        call(cargo.env(UNSTABLE.0, UNSTABLE.1).env("MLDOCTOR_PROBES_BIN", &probe)).with_context(|| {
-            format!("is everything installed? rustup target add {target}; rustup component add rust-src")
-        })?;
-        let built = root.join("target").join(&target).join("release/mldoctor");
+        check_probe(Path::new(&probes.replace("{arch}", arch)))?;
+    }
+    // Both at once: the linker's optimiser keeps one processor busy.
+    let targets = ARCHITECTURES.map(|arch| format!("{arch}-unknown-linux-musl"));
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(&root).args(["build", "--release", "--locked", "--bin", "mldoctor"]).args(BUILD_STD);
+    cargo.args(targets.iter().flat_map(|target| ["--target", target]));
+    call(cargo.env(UNSTABLE.0, UNSTABLE.1).env("MLDOCTOR_PROBES_BIN", &probes)).with_context(|| {
+        format!("is everything installed? rustup target add {targets:?}; rustup component add rust-src")
+    })?;
+    for (arch, target) in ARCHITECTURES.iter().zip(&targets) {
+        let built = root.join("target").join(target).join("release/mldoctor");
         let file = dist.join(format!("mldoctor-{arch}"));
         fs::copy(&built, &file).with_context(|| format!("cannot copy {}", built.display()))?;
         check_file(&file)?;
@@ -46,23 +49,23 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The probe, linked for the oldest glibc that NVIDIA's libraries run on.
-fn build_probe(root: &Path, arch: &str) -> anyhow::Result<PathBuf> {
-    let target = format!("{arch}-unknown-linux-gnu");
+/// The probes, linked for the oldest glibc that NVIDIA's libraries run on: their path, with `{arch}` for the processor.
+fn build_probes(root: &Path) -> anyhow::Result<String> {
     let dir = root.join("target/probes");
+    let targets = ARCHITECTURES.map(|arch| format!("{arch}-unknown-linux-gnu.{}.{}", GLIBC.0, GLIBC.1));
     call(
         Command::new("cargo")
             .current_dir(root)
-            .args(["zigbuild", "--release", "--locked", "--package", "mldoctor-probes", "--target"])
-            .arg(format!("{target}.{}.{}", GLIBC.0, GLIBC.1))
+            .args(["zigbuild", "--release", "--locked", "--package", "mldoctor-probes"])
+            .args(targets.iter().flat_map(|target| ["--target", target]))
             .arg("--target-dir")
             .arg(&dir)
             .args(BUILD_STD)
             .env(UNSTABLE.0, UNSTABLE.1)
             .env("RUSTFLAGS", "-C force-unwind-tables=no"),
     )
-    .with_context(|| format!("is it installed? pip install cargo-zigbuild ziglang; rustup target add {target}"))?;
-    Ok(dir.join(target).join("release/mldoctor-probes"))
+    .context("is it installed? pip install cargo-zigbuild ziglang; rustup target add …-unknown-linux-gnu")?;
+    Ok(format!("{}/{{arch}}-unknown-linux-gnu/release/mldoctor-probes", dir.display()))
 }
 
 /// No version of glibc above the floor, and no library that a small image may lack.
