@@ -86,12 +86,7 @@ impl<'d> Reader<'d> {
     }
 
     /// Visits the rows of a table.
-    fn table(
-        &mut self,
-        pages: &Pages,
-        root: usize,
-        visit: &mut dyn FnMut(&mut Vec<Installed>, &[u8]) -> Option<()>,
-    ) -> Option<()> {
+    fn table(&mut self, pages: &Pages, root: usize, visit: &mut Visit<'_>) -> Option<()> {
         let mut open = vec![root];
         // A page of a table has one parent.
         let mut budget = self.data.len() / pages.size;
@@ -100,14 +95,14 @@ impl<'d> Reader<'d> {
             let page = pages.get(self.data, number)?;
             let start = if number == 1 { 100 } else { 0 };
             let cells = be16(page, start + 3)?;
-            match page.get(start)? {
-                &INTERIOR => {
+            match *page.get(start)? {
+                INTERIOR => {
                     open.push(be32(page, start + 8)?);
                     for cell in (0..cells).rev() {
                         open.push(be32(page, be16(page, start + 12 + 2 * cell)?)?);
                     }
                 }
-                &LEAF => {
+                LEAF => {
                     for cell in 0..cells {
                         let row = self.row(pages, page, be16(page, start + 8 + 2 * cell)?)?;
                         visit(&mut self.packages, &row)?;
@@ -141,6 +136,9 @@ impl<'d> Reader<'d> {
         Some(Cow::Owned(row))
     }
 }
+
+/// Takes a row; `None` where it is damaged.
+type Visit<'v> = dyn FnMut(&mut Vec<Installed>, &[u8]) -> Option<()> + 'v;
 
 struct Pages {
     size: usize,
@@ -247,8 +245,9 @@ fn header(header: &[u8]) -> Option<Installed> {
     let epoch = find(EPOCH).and_then(|(data, _)| be32(data, 0)).map(|e| format!("{e}:")).unwrap_or_default();
     let version = format!("{epoch}{}-{}", readable(VERSION)?, readable(RELEASE)?);
     let dirs: Vec<&[u8]> = texts(DIR_NAMES).into_iter().flatten().collect();
-    let dir = |file: usize| find(DIR_INDEXES).and_then(|(data, _)| dirs.get(be32(data, 4 * file)?).copied());
-    let is_normal = |file: usize| find(FILE_STATES).is_none_or(|(data, _)| data.get(file) == Some(&NORMAL));
+    let (indexes, states) = (find(DIR_INDEXES), find(FILE_STATES));
+    let dir = |file: usize| dirs.get(be32(indexes?.0, 4 * file)?).copied();
+    let is_normal = |file: usize| states.is_none_or(|(data, _)| data.get(file) == Some(&NORMAL));
     let files = texts(BASE_NAMES).into_iter().flatten().enumerate();
     let files = files.filter(|(at, _)| is_normal(*at)).filter_map(|(at, name)| Some([dir(at)?, name].concat()));
     Some(Installed { name, version, files: files.collect() })

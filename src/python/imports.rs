@@ -19,7 +19,7 @@ use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::on_demand::{always_raises, exported};
-use super::source::{Catches, Import, Statement};
+use super::source::{Catches, Import, Statement, Thrown, assigned};
 use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.
@@ -91,7 +91,8 @@ impl Raised {
             Self::NotFound => catches.not_found,
             Self::Import => catches.import,
             Self::Os => catches.os,
-            Self::Other => catches.import && catches.os,
+            // A handler that names some exceptions does not name this one.
+            Self::Other => catches == Catches::ALL,
         }
     }
 }
@@ -220,11 +221,13 @@ struct Module {
     search: Option<Search>,
     /// What is known of its names.
     constants: Rc<Constants>,
+    /// Whether it says which of them a star import gets (`__all__`).
+    has_all: bool,
 }
 
 impl Module {
     fn new(search: Option<Search>) -> Self {
-        Self { search, constants: Rc::default() }
+        Self { search, constants: Rc::default(), has_all: false }
     }
 }
 
@@ -277,17 +280,16 @@ impl<'a, W: World> Importer<'a, W> {
         self.trace
     }
 
-    /// `_find_and_load` for `a`, `a.b`, `a.b.c`, where `guard` is what catches it if it fails.
+    /// `_find_and_load`: what is there already is not asked for its package, which may have failed after it; `guard` is what
+    /// catches it if it fails.
     fn import_dotted(&mut self, name: &str, guard: Catches) -> Result<(), Raised> {
-        let mut end = 0;
-        loop {
-            end = name[end..].find('.').map_or(name.len(), |n| end + n);
-            self.import_one(&name[..end], guard)?;
-            if end == name.len() {
-                return Ok(());
-            }
-            end += 1;
+        if self.modules.contains_key(name) {
+            return Ok(());
         }
+        if let Some((parent, _)) = name.rsplit_once('.') {
+            self.import_dotted(parent, guard)?;
+        }
+        self.import_one(name, guard)
     }
 
     fn import_one(&mut self, name: &str, guard: Catches) -> Result<(), Raised> {
@@ -398,6 +400,7 @@ impl<'a, W: World> Importer<'a, W> {
         let constants = self.execute(file, package)?;
         if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
             module.constants = Rc::new(constants);
+            module.has_all = self.finder.source(file).is_ok_and(|source| mentions(&source, b"__all__"));
         }
         self.world.open(name, &self.chain, When::Last)
     }
@@ -440,7 +443,10 @@ impl<'a, W: World> Importer<'a, W> {
                     if let Some(body) = scope.functions.get(name.as_str()).copied()
                         && scope.running.insert(name)
                     {
+                        // Names that a function gives values are its own; of others nothing is known (`global`).
+                        let constants = scope.constants.clone();
                         let outcome = self.block(body, scope);
+                        scope.constants = constants;
                         scope.running.remove(name.as_str());
                         outcome?;
                     } else if let Some(raised) = scope.handling
@@ -450,10 +456,20 @@ impl<'a, W: World> Importer<'a, W> {
                     }
                 }
                 // Outside a handler, what leads to it is something else than a failed import.
-                Statement::Raise => {
+                Statement::Raise(thrown) => {
                     if let Some(raised) = scope.handling {
-                        return Err(reraised(raised));
+                        return Err(match thrown {
+                            Thrown::Caught => raised,
+                            Thrown::Known(raised) => *raised,
+                            Thrown::Unknown => reraised(raised),
+                        });
                     }
+                }
+                Statement::Class(body) => {
+                    let constants = scope.constants.clone();
+                    let outcome = self.block(body, scope);
+                    scope.constants = constants;
+                    outcome?;
                 }
                 Statement::Suppress { catches, body } => match self.block(body, scope) {
                     Ok(End::Returned) => return Ok(End::Returned),
@@ -535,6 +551,9 @@ impl<'a, W: World> Importer<'a, W> {
                         self.statement(import, scope)?;
                     }
                 }
+                for branch in &possible {
+                    assigned(branch, &mut |name| _ = scope.constants.remove(name));
+                }
                 // Functions are remembered wherever they are defined.
                 for statement in possible.iter().copied().flatten() {
                     if let Statement::Function { name, body } = statement {
@@ -545,7 +564,7 @@ impl<'a, W: World> Importer<'a, W> {
                 // does not load; that a module is not installed is what it does expect.
                 match scope.handling {
                     Some(raised @ (Raised::Import | Raised::Os))
-                        if possible.iter().any(|b| b.contains(&Statement::Raise)) =>
+                        if possible.iter().copied().flatten().any(|s| matches!(s, Statement::Raise(_))) =>
                     {
                         Err(raised)
                     }
@@ -573,17 +592,36 @@ impl<'a, W: World> Importer<'a, W> {
         let outcome = match (outcome, &import.names) {
             (Ok(()), Some(names)) => self.import_names(&base, names, scope.guard),
             (Err(Raised::NotFound), Some(names)) => Err(self.not_found(&base, names)),
+            // `import a.b` is after `a`.
+            (Ok(()), None) => self.import_dotted(base.split('.').next().unwrap_or(&base), scope.guard),
             (outcome, _) => outcome,
         };
         self.chain.pop();
-        if let (Some(names), Some(module)) = (&import.names, self.modules.get(&base)) {
-            for name in names {
-                if let Some(value) = module.constants.get(name) {
-                    scope.constants.insert(name.clone(), value.clone());
+        if outcome.is_ok() {
+            self.bind(import, &base, &mut scope.constants);
+        }
+        outcome
+    }
+
+    /// The names that `from base import names` gives values.
+    fn bind(&self, import: &Import, base: &str, constants: &mut Constants) {
+        let (Some(names), Some(module)) = (&import.names, self.modules.get(base)) else { return };
+        for name in names {
+            let bound = import.aliases.iter().find(|(of, _)| of == name).map_or(name, |(_, alias)| alias);
+            match module.constants.get(name) {
+                Some(value) => _ = constants.insert(bound.clone(), value.clone()),
+                None if name != "*" => _ = constants.remove(bound),
+                None => {
+                    for (name, value) in module.constants.iter().filter(|(name, _)| !name.starts_with('_')) {
+                        if !module.has_all {
+                            constants.insert(name.clone(), value.clone());
+                        } else if constants.get(name) != Some(value) {
+                            constants.remove(name);
+                        }
+                    }
                 }
             }
         }
-        outcome
     }
 
     /// `np.name` where NumPy has not imported it yet.
@@ -617,7 +655,7 @@ impl<'a, W: World> Importer<'a, W> {
         let Some(search) = self.modules.get(package).and_then(|m| m.search.clone()) else { return Ok(()) };
         let [dir] = &*search else { return Ok(()) };
         let init = File { directory: dir.clone(), name: "__init__.py".into() };
-        let leaves = |source: &[u8]| memchr::memmem::find(source, b"sys.modules.pop(").is_some();
+        let leaves = |source: &[u8]| mentions(source, b"sys.modules.pop(");
         if *scope.file != *init.path() || !self.finder.source(&init).is_ok_and(|source| leaves(&source)) {
             return Ok(());
         }
@@ -682,6 +720,10 @@ impl<'a, W: World> Importer<'a, W> {
     }
 }
 
+fn mentions(source: &[u8], what: &[u8]) -> bool {
+    memchr::memmem::find(source, what).is_some()
+}
+
 /// A handler that raises turns what it caught into an error of its own; nearly always an `ImportError` again.
 fn reraised(raised: Raised) -> Raised {
     match raised {
@@ -709,7 +751,8 @@ fn may_return(statement: &Statement) -> bool {
         | Statement::Name(_)
         | Statement::OfNumpy(..)
         | Statement::Copied(_)
-        | Statement::Raise => false,
+        | Statement::Class(_)
+        | Statement::Raise(_) => false,
     }
 }
 

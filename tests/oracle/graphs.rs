@@ -143,9 +143,14 @@ pub fn build_for(loader: &str, seed: u64) -> World {
     world
 }
 
+/// The seed that a run begins with: `MLDOCTOR_TEST_SEED`.
+pub fn first_seed() -> u64 {
+    std::env::var("MLDOCTOR_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
+}
+
 /// Compares for as many seeds; `MLDOCTOR_TEST_SEED` is the first of them.
 pub fn for_each_seed(count: u64, compare: impl Fn(u64) -> Result<(), String> + Sync) {
-    let first: u64 = std::env::var("MLDOCTOR_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let first = first_seed();
     let next = std::sync::atomic::AtomicU64::new(first);
     let failures = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {

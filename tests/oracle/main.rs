@@ -5,6 +5,7 @@
 mod answer;
 mod dlopen;
 mod graphs;
+mod imports;
 mod isa;
 mod machine;
 mod musl;

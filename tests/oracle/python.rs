@@ -43,7 +43,7 @@ def holds_import(body):
     for node in body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             return True
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and holds_import(list(inner(node))):
+        if holds_import(list(inner(node))):
             return True
     return False
 
@@ -121,13 +121,14 @@ fn rows(statements: &[Statement], guards: &str, out: &mut Vec<String>) {
             Statement::Suppress { catches, body } => {
                 rows(body, &format!("{guards}/suppress:{}", flags(*catches)), out);
             }
+            Statement::Class(body) => rows(body, guards, out),
             Statement::Return => out.push(format!("1 return {guards}")),
             Statement::Call(_)
             | Statement::Constant(..)
             | Statement::Name(_)
             | Statement::OfNumpy(..)
             | Statement::Copied(_)
-            | Statement::Raise => {}
+            | Statement::Raise(_) => {}
         }
     }
 }
