@@ -6,7 +6,7 @@
 //! with CPython's own `ast` over a whole installation.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use compact_str::CompactString;
@@ -466,11 +466,14 @@ impl Builder<'_> {
 
     /// `NAME = value`, where the value may be known; `A = B = value` gives it to each.
     fn constant<'t>(&mut self, name: &[u8], value: &'t [u8]) -> Option<&'t [u8]> {
+        if value.len() > MAX_CONDITION {
+            return None;
+        }
         let (next, rest) = first_word(value);
         let rest = rest.trim_ascii_start().strip_prefix(b"=").filter(|v| !next.is_empty() && v.first() != Some(&b'='));
         let value = match rest {
             Some(rest) => self.constant(next, rest.trim_ascii())?,
-            None if value.len() <= MAX_CONDITION && KNOWABLE.iter().any(|k| value.starts_with(k)) => value,
+            None if KNOWABLE.iter().any(|k| value.starts_with(k)) => value,
             None => return None,
         };
         let name = CompactString::from_utf8_lossy(name);
@@ -600,10 +603,11 @@ impl Builder<'_> {
             Kind::Inline => parent.body.extend(body),
             // Before it was run, and after it was run once, twice or never.
             Kind::Loop => {
-                let mut unknown = Vec::new();
-                assigned(&body, &mut |name| unknown.push(Statement::Constant(name.clone(), "".into())));
-                parent.body.extend(unknown.iter().cloned().chain(body));
-                parent.body.extend(unknown);
+                let mut names = BTreeSet::new();
+                assigned(&body, &mut |name| _ = names.insert(name.clone()));
+                let unknown = || names.iter().map(|name| Statement::Constant(name.clone(), "".into()));
+                parent.body.extend(unknown().chain(body));
+                parent.body.extend(unknown());
             }
             Kind::Function(name) => {
                 if body.iter().any(holds_import) {
@@ -848,6 +852,25 @@ mod tests {
         let statements = scan(b"import a\n__all__ = clone_module('numpy', globals())\n");
         let Some(Statement::Copied(import)) = statements.last() else { panic!("a star import") };
         assert_eq!((import.module.as_str(), import.names.clone()), ("numpy", Some(vec!["*".into()])));
+    }
+
+    #[test]
+    fn names_that_lose_their_value() {
+        let source = b"import a\nX = Y = True\nX, z = z, X\nfor q in r:\n    Y = False\nclass C:\n    X = True\ndef f():\n    global W\nW = True\n";
+        let constant = |name: &str, value: &str| Statement::Constant(name.into(), value.into());
+        let all = [("Y", "True"), ("X", "True"), ("X", ""), ("Y", ""), ("Y", "False"), ("Y", "")];
+        let statements = scan(source);
+        assert_eq!(statements[1..7], all.map(|(name, value)| constant(name, value)));
+        assert_eq!(statements[7..], [Statement::Class(vec![constant("X", "True")])]);
+    }
+
+    #[test]
+    fn hostile_sources() {
+        let chain = format!("import a\nA = {}True\n", "A = ".repeat(200_000));
+        assert_eq!(scan(chain.as_bytes()).len(), 1);
+        let loops: String = (0..90).map(|depth| format!("{}for x in y:\n", " ".repeat(depth))).collect();
+        let nested = format!("import a\nA = True\n{loops}{}A = False\n", " ".repeat(90));
+        assert!(scan(nested.as_bytes()).len() < 1_000);
     }
 
     #[test]
