@@ -81,18 +81,21 @@ pub enum Raised {
     Import,
     /// `OSError`
     Os,
+    /// One that handlers are known to name, by its bit in [`Catches::others`].
+    #[serde(skip)]
+    Listed(u8),
     /// Anything else that an `except ImportError` does not catch.
     Other,
 }
 
 impl Raised {
-    fn is_caught_by(self, catches: Catches) -> bool {
+    pub(super) fn is_caught_by(self, catches: Catches) -> bool {
         match self {
             Self::NotFound => catches.not_found,
             Self::Import => catches.import,
             Self::Os => catches.os,
-            // A handler that names some exceptions does not name this one.
-            Self::Other => catches == Catches::ALL,
+            Self::Listed(bit) => catches.others & bit != 0,
+            Self::Other => catches.others != 0,
         }
     }
 }

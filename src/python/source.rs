@@ -93,18 +93,12 @@ impl Thrown {
             "OSError" | "EnvironmentError" | "IOError" | "FileNotFoundError" | "PermissionError" => {
                 Self::Known(Raised::Os)
             }
-            "Exception"
-            | "RuntimeError"
-            | "ValueError"
-            | "TypeError"
-            | "AttributeError"
-            | "KeyError"
-            | "NameError"
-            | "NotImplementedError"
-            | "AssertionError"
-            | "SystemExit" => Self::Known(Raised::Other),
+            "Exception" | "BaseException" | "SystemExit" | "NameError" => Self::Known(Raised::Other),
             name if caught == Some(name.trim_end_matches(".with_traceback")) => Self::Caught,
-            _ => Self::Unknown,
+            name => match (0..).zip(OTHERS).find(|(_, other)| *other == name) {
+                Some((bit, _)) => Self::Known(Raised::Listed(1 << bit)),
+                None => Self::Unknown,
+            },
         }
     }
 }
@@ -151,10 +145,18 @@ pub struct Catches {
     pub os: bool,
     /// `NameError`, or anything above it.
     pub name: bool,
+    /// A bit for each of [`OTHERS`], and one for what else is named.
+    pub others: u8,
 }
 
+/// Exceptions that are raised in the place of a failed import.
+const OTHERS: [&str; 7] =
+    ["RuntimeError", "NotImplementedError", "ValueError", "TypeError", "AttributeError", "KeyError", "AssertionError"];
+/// The bit of [`Catches::others`] for all that is not in the list.
+const NOT_LISTED: u8 = 1 << OTHERS.len();
+
 impl Catches {
-    pub(super) const ALL: Catches = Catches { not_found: true, import: true, os: true, name: true };
+    const ALL: Catches = Catches { not_found: true, import: true, os: true, name: true, others: u8::MAX };
 
     /// What either of the two catches.
     pub(super) fn or(self, other: Self) -> Self {
@@ -163,6 +165,7 @@ impl Catches {
             import: self.import || other.import,
             os: self.os || other.os,
             name: self.name || other.name,
+            others: self.others | other.others,
         }
     }
 
@@ -180,7 +183,10 @@ impl Catches {
                 "ModuleNotFoundError" => catches.not_found = true,
                 "NameError" => catches.name = true,
                 "OSError" | "EnvironmentError" | "IOError" => catches.os = true,
-                _ => {}
+                "" => {}
+                // `NotImplementedError` is one.
+                "RuntimeError" => catches.others |= 0b11,
+                name => catches.others |= OTHERS.iter().position(|n| *n == name).map_or(NOT_LISTED, |n| 1 << n),
             }
         }
         catches
@@ -814,7 +820,7 @@ mod tests {
         let [Statement::Try { handlers, .. }] = &scan(source)[..] else { panic!("one try") };
         assert_eq!(handlers[0].catches, Catches { not_found: true, ..Catches::default() });
         assert!(!handlers[0].body.iter().any(|s| matches!(s, Statement::Raise(_))));
-        assert_eq!(handlers[1].catches, Catches { not_found: true, import: true, os: true, name: false });
+        assert_eq!(handlers[1].catches, Catches { not_found: true, import: true, os: true, name: false, others: 0 });
         assert!(handlers[1].body.contains(&Statement::Raise(Thrown::Unknown)));
     }
 
@@ -838,6 +844,20 @@ mod tests {
         let asked = [("random", 2), ("ma", 6), ("testing", 13)].map(|(name, line)| Statement::OfNumpy(name, line));
         assert_eq!((&statements[1..3], &statements[3], &statements[4]), (&asked[..2], &of_class, &asked[2]));
         assert_eq!(scan(b"import x\ny = np.random\n").len(), 1);
+    }
+
+    #[test]
+    fn what_is_raised_and_who_catches_it() {
+        let thrown = |text| Thrown::parse(text, Some("e"));
+        assert_eq!((thrown(""), thrown("e from None")), (Thrown::Caught, Thrown::Caught));
+        assert_eq!(thrown("ImportError(f'{e}')"), Thrown::Known(Raised::Import));
+        assert_eq!(thrown("mod.Error"), Thrown::Unknown);
+        let Thrown::Known(raised @ Raised::Listed(_)) = thrown("NotImplementedError") else {
+            panic!("one of the list")
+        };
+        let caught = |handler| raised.is_caught_by(Catches::parse(handler));
+        assert!(caught("Exception as e") && caught("(ImportError, RuntimeError)") && caught(""));
+        assert!(!caught("(ImportError, OSError, ValueError, mod.Error)"));
     }
 
     #[test]
