@@ -16,7 +16,8 @@ use rustc_hash::FxHashMap;
 
 use super::editable::{Doubt, Redirect};
 use super::site::SysPath;
-use super::source::{Import, Statement, scan};
+use super::source::scan;
+use super::statements::{Import, Statement};
 use super::{Interpreter, Raised};
 use crate::image::{EntryKind, FileError, Rootfs};
 

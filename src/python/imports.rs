@@ -19,7 +19,7 @@ use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::on_demand::{always_raises, exported};
-use super::source::{Catches, Import, Statement, Thrown, assigned};
+use super::statements::{Catches, Import, Statement, Thrown, assigned, may_return};
 use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.
@@ -732,30 +732,6 @@ fn reraised(raised: Raised) -> Raised {
     match raised {
         Raised::NotFound | Raised::Import => Raised::Import,
         other => other,
-    }
-}
-
-/// Whether the function that a statement stands in may end with it.
-fn may_return(statement: &Statement) -> bool {
-    let may = |block: &Vec<Statement>| block.iter().any(may_return);
-    match statement {
-        Statement::Return => true,
-        Statement::Try { body, handlers, otherwise, finally } => {
-            may(body) || may(otherwise) || may(finally) || handlers.iter().any(|h| may(&h.body))
-        }
-        Statement::If { branches, otherwise } => {
-            branches.iter().any(|(_, b)| may(b)) || otherwise.as_ref().is_some_and(may)
-        }
-        Statement::Suppress { body, .. } => may(body),
-        Statement::Import(_)
-        | Statement::Call(_)
-        | Statement::Function { .. }
-        | Statement::Constant(..)
-        | Statement::Name(_)
-        | Statement::OfNumpy(..)
-        | Statement::Copied(_)
-        | Statement::Class(_)
-        | Statement::Raise(_) => false,
     }
 }
 

@@ -12,6 +12,7 @@ mod lines;
 mod on_demand;
 pub mod site;
 pub mod source;
+pub mod statements;
 
 pub use distributions::{Installed, installed};
 pub use finder::{Directory, File, Finder};

@@ -11,7 +11,8 @@ use mldoctor::image::Rootfs;
 use mldoctor::loader::Environment;
 use mldoctor::python::Interpreter;
 use mldoctor::python::site::sys_path;
-use mldoctor::python::source::{Catches, Statement, scan};
+use mldoctor::python::source::scan;
+use mldoctor::python::statements::{Catches, Statement};
 
 use crate::support::skip;
 
