@@ -19,7 +19,7 @@ use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::on_demand::{always_raises, exported};
-use super::statements::{Catches, Import, Statement, Thrown, assigned, may_return};
+use super::statements::{Catches, Import, Statement, Thrown, may_return};
 use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.
@@ -553,9 +553,6 @@ impl<'a, W: World> Importer<'a, W> {
                     {
                         self.statement(import, scope)?;
                     }
-                }
-                for branch in &possible {
-                    assigned(branch, &mut |name| _ = scope.constants.remove(name));
                 }
                 // Functions are remembered wherever they are defined.
                 for statement in possible.iter().copied().flatten() {

@@ -114,9 +114,13 @@ impl Source<'_> {
 
     fn import(&mut self) -> String {
         let name = *self.random.pick(&NAMES);
-        // What may fail or not, as a guess goes, decides what is done without it.
+        // What is done as a guess goes is left out by the model, so that nothing else may depend on it.
         let is_guess = self.guesses && self.conditions > 0;
-        let fails = (self.guarded > 0 && self.random.chance(50) || self.random.chance(3)) && !is_guess;
+        if is_guess {
+            let others = PACKAGES - self.package - 1;
+            return if others == 0 { "pass".to_owned() } else { format!("import p{}", self.package + 1) };
+        }
+        let fails = self.guarded > 0 && self.random.chance(50) || self.random.chance(3);
         // What is after the last package was never there.
         let others = if fails { 2 * PACKAGES } else { (PACKAGES - self.package).saturating_sub(1) };
         if others == 0 {
@@ -187,6 +191,7 @@ impl Source<'_> {
                 let import = if nesting < DEPTH && import.ends_with('*') { "pass".into() } else { import };
                 self.line(depth, import);
             }
+            3..6 if self.guesses && self.conditions > 0 => self.line(depth, "pass"),
             3 => {
                 let value = self.value();
                 let other = *self.random.pick(&NAMES);
