@@ -104,7 +104,8 @@ fn names(source: &[u8], module: &str) -> bool {
     ['"', '\''].iter().any(|q| has(source, &format!("{q}{module}{q}")))
 }
 
-fn has(source: &[u8], text: &str) -> bool {
+/// Whether a text stands in the source.
+pub(super) fn has(source: &[u8], text: &str) -> bool {
     memmem::find(source, text.as_bytes()).is_some()
 }
 

@@ -14,7 +14,7 @@ use compact_str::{CompactString, format_compact};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
-use super::added::{Added, Additions};
+use super::added::{Added, Additions, has};
 use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
@@ -224,13 +224,13 @@ struct Module {
     search: Option<Search>,
     /// What is known of its names.
     constants: Rc<Constants>,
-    /// Whether it says which of them a star import gets (`__all__`).
-    has_all: bool,
+    /// The file that gave them.
+    file: Option<File>,
 }
 
 impl Module {
     fn new(search: Option<Search>) -> Self {
-        Self { search, constants: Rc::default(), has_all: false }
+        Self { search, constants: Rc::default(), file: None }
     }
 }
 
@@ -403,7 +403,7 @@ impl<'a, W: World> Importer<'a, W> {
         let constants = self.execute(file, package)?;
         if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
             module.constants = Rc::new(constants);
-            module.has_all = self.finder.source(file).is_ok_and(|source| mentions(&source, b"__all__"));
+            module.file = Some(file.clone());
         }
         self.world.open(name, &self.chain, When::Last)
     }
@@ -446,10 +446,7 @@ impl<'a, W: World> Importer<'a, W> {
                     if let Some(body) = scope.functions.get(name.as_str()).copied()
                         && scope.running.insert(name)
                     {
-                        // Names that a function gives values are its own; of others nothing is known (`global`).
-                        let constants = scope.constants.clone();
-                        let outcome = self.block(body, scope);
-                        scope.constants = constants;
+                        let outcome = self.own_block(body, scope);
                         scope.running.remove(name.as_str());
                         outcome?;
                     } else if let Some(raised) = scope.handling
@@ -468,12 +465,7 @@ impl<'a, W: World> Importer<'a, W> {
                         });
                     }
                 }
-                Statement::Class(body) => {
-                    let constants = scope.constants.clone();
-                    let outcome = self.block(body, scope);
-                    scope.constants = constants;
-                    outcome?;
-                }
+                Statement::Class(body) => _ = self.own_block(body, scope)?,
                 Statement::Suppress { catches, body } => match self.block(body, scope) {
                     Ok(End::Returned) => return Ok(End::Returned),
                     Err(raised) if !raised.is_caught_by(*catches) => return Err(raised),
@@ -518,6 +510,15 @@ impl<'a, W: World> Importer<'a, W> {
             }
         }
         Ok(End::Reached)
+    }
+
+    /// The block of a function or a class: names that it gives values are its own; of those that are not (`global`) nothing
+    /// is known.
+    fn own_block<'s>(&mut self, statements: &'s [Statement], scope: &mut Scope<'s>) -> Outcome {
+        let constants = scope.constants.clone();
+        let outcome = self.block(statements, scope);
+        scope.constants = constants;
+        outcome
     }
 
     fn conditional<'s>(
@@ -611,15 +612,20 @@ impl<'a, W: World> Importer<'a, W> {
             match module.constants.get(name) {
                 Some(value) => _ = constants.insert(bound.clone(), value.clone()),
                 None if name != "*" => _ = constants.remove(bound),
-                None => {
-                    for (name, value) in module.constants.iter().filter(|(name, _)| !name.starts_with('_')) {
-                        if !module.has_all {
-                            constants.insert(name.clone(), value.clone());
-                        } else if constants.get(name) != Some(value) {
-                            constants.remove(name);
-                        }
-                    }
-                }
+                None => self.bind_all(module, constants),
+            }
+        }
+    }
+
+    /// The names that a star import gives values: all, or those that `__all__` names, which may be any.
+    fn bind_all(&self, module: &Module, constants: &mut Constants) {
+        let source = |file| self.finder.source(file).unwrap_or_default();
+        let has_all = module.file.as_ref().is_some_and(|file| has(&source(file), "__all__"));
+        for (name, value) in module.constants.iter().filter(|(name, _)| !name.starts_with('_')) {
+            if !has_all {
+                constants.insert(name.clone(), value.clone());
+            } else if constants.get(name) != Some(value) {
+                constants.remove(name);
             }
         }
     }
@@ -655,8 +661,9 @@ impl<'a, W: World> Importer<'a, W> {
         let Some(search) = self.modules.get(package).and_then(|m| m.search.clone()) else { return Ok(()) };
         let [dir] = &*search else { return Ok(()) };
         let init = File { directory: dir.clone(), name: "__init__.py".into() };
-        let leaves = |source: &[u8]| mentions(source, b"sys.modules.pop(");
-        if *scope.file != *init.path() || !self.finder.source(&init).is_ok_and(|source| leaves(&source)) {
+        if *scope.file != *init.path()
+            || !self.finder.source(&init).is_ok_and(|source| has(&source, "sys.modules.pop("))
+        {
             return Ok(());
         }
         let tail = package.rsplit('.').next().unwrap_or(package);
@@ -718,10 +725,6 @@ impl<'a, W: World> Importer<'a, W> {
         }
         Ok(())
     }
-}
-
-fn mentions(source: &[u8], what: &[u8]) -> bool {
-    memchr::memmem::find(source, what).is_some()
 }
 
 /// A handler that raises turns what it caught into an error of its own; nearly always an `ImportError` again.

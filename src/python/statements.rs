@@ -85,10 +85,7 @@ impl Thrown {
             }
             "Exception" | "BaseException" | "SystemExit" | "NameError" => Self::Known(Raised::Other),
             name if caught == Some(name.trim_end_matches(".with_traceback")) => Self::Caught,
-            name => match (0..).zip(OTHERS).find(|(_, other)| *other == name) {
-                Some((bit, _)) => Self::Known(Raised::Listed(1 << bit)),
-                None => Self::Unknown,
-            },
+            name => listed(name).map_or(Self::Unknown, |bit| Self::Known(Raised::Listed(bit))),
         }
     }
 }
@@ -145,6 +142,11 @@ const OTHERS: [&str; 7] =
 /// The bit of [`Catches::others`] for all that is not in the list.
 const NOT_LISTED: u8 = 1 << OTHERS.len();
 
+/// The bit of an exception of the list.
+fn listed(name: &str) -> Option<u8> {
+    OTHERS.iter().position(|other| *other == name).map(|at| 1 << at)
+}
+
 impl Catches {
     pub(super) const ALL: Catches = Catches { not_found: true, import: true, os: true, name: true, others: u8::MAX };
 
@@ -176,10 +178,37 @@ impl Catches {
                 "" => {}
                 // `NotImplementedError` is one.
                 "RuntimeError" => catches.others |= 0b11,
-                name => catches.others |= OTHERS.iter().position(|n| *n == name).map_or(NOT_LISTED, |n| 1 << n),
+                name => catches.others |= listed(name).unwrap_or(NOT_LISTED),
             }
         }
         catches
+    }
+}
+
+impl Statement {
+    /// Whether it holds such a block, whichever way it goes; the body of a function is one, though it only runs when it is
+    /// called.
+    fn any_block(&self, is_such: &mut impl FnMut(&[Statement]) -> bool) -> bool {
+        match self {
+            Self::Try { body, handlers, otherwise, finally } => {
+                is_such(body)
+                    || handlers.iter().any(|handler| is_such(&handler.body))
+                    || is_such(otherwise)
+                    || is_such(finally)
+            }
+            Self::If { branches, otherwise } => {
+                branches.iter().map(|(_, block)| block).chain(otherwise).any(|block| is_such(block))
+            }
+            Self::Suppress { body, .. } | Self::Class(body) | Self::Function { body, .. } => is_such(body),
+            Self::Import(_)
+            | Self::Copied(_)
+            | Self::Call(_)
+            | Self::Constant(..)
+            | Self::Name(_)
+            | Self::OfNumpy(..)
+            | Self::Raise(_)
+            | Self::Return => false,
+        }
     }
 }
 
@@ -188,66 +217,33 @@ pub(super) fn assigned(block: &[Statement], found: &mut impl FnMut(&CompactStrin
     for statement in block {
         match statement {
             Statement::Constant(name, _) => found(name),
-            Statement::Try { body, handlers, otherwise, finally } => {
-                [body, otherwise, finally].into_iter().for_each(|block| assigned(block, found));
-                handlers.iter().for_each(|handler| assigned(&handler.body, found));
-            }
-            Statement::If { branches, otherwise } => {
-                branches.iter().map(|(_, block)| block).chain(otherwise).for_each(|block| assigned(block, found));
-            }
-            Statement::Suppress { body, .. } => assigned(body, found),
             Statement::Import(Import { names: Some(names), aliases, .. }) => {
                 names.iter().chain(aliases.iter().map(|(_, alias)| alias)).for_each(&mut *found);
             }
-            _ => {}
+            // Their names are their own.
+            Statement::Class(_) | Statement::Function { .. } => {}
+            other => {
+                other.any_block(&mut |block| {
+                    assigned(block, found);
+                    false
+                });
+            }
         }
     }
 }
 
 /// Whether a statement imports, or something in its blocks.
 pub(super) fn holds_import(statement: &Statement) -> bool {
-    match statement {
-        Statement::Import(_) | Statement::Copied(_) => true,
-        Statement::Try { body, handlers, otherwise, finally } => {
-            let blocks = [body, otherwise, finally];
-            blocks.into_iter().chain(handlers.iter().map(|h| &h.body)).flatten().any(holds_import)
-        }
-        Statement::If { branches, otherwise } => {
-            branches.iter().map(|(_, b)| b).chain(otherwise).flatten().any(holds_import)
-        }
-        Statement::Suppress { body, .. } | Statement::Class(body) | Statement::Function { body, .. } => {
-            body.iter().any(holds_import)
-        }
-        Statement::Call(_)
-        | Statement::Constant(..)
-        | Statement::Name(_)
-        | Statement::OfNumpy(..)
-        | Statement::Raise(_)
-        | Statement::Return => false,
-    }
+    matches!(statement, Statement::Import(_) | Statement::Copied(_))
+        || statement.any_block(&mut |block| block.iter().any(holds_import))
 }
 
 /// Whether the function that a statement stands in may end with it.
 pub(super) fn may_return(statement: &Statement) -> bool {
-    let may = |block: &Vec<Statement>| block.iter().any(may_return);
     match statement {
         Statement::Return => true,
-        Statement::Try { body, handlers, otherwise, finally } => {
-            may(body) || may(otherwise) || may(finally) || handlers.iter().any(|h| may(&h.body))
-        }
-        Statement::If { branches, otherwise } => {
-            branches.iter().any(|(_, b)| may(b)) || otherwise.as_ref().is_some_and(may)
-        }
-        Statement::Suppress { body, .. } => may(body),
-        Statement::Import(_)
-        | Statement::Call(_)
-        | Statement::Function { .. }
-        | Statement::Constant(..)
-        | Statement::Name(_)
-        | Statement::OfNumpy(..)
-        | Statement::Copied(_)
-        | Statement::Class(_)
-        | Statement::Raise(_) => false,
+        Statement::Class(_) | Statement::Function { .. } => false,
+        other => other.any_block(&mut |block| block.iter().any(may_return)),
     }
 }
 

@@ -139,7 +139,13 @@ fn flags(catches: Catches) -> String {
     all.iter().map(|f| if *f { '1' } else { '0' }).collect()
 }
 
-fn python(arguments: &[&str], input: &str) -> String {
+/// Whether there is a `python3`.
+pub fn has_python() -> bool {
+    Command::new("python3").arg("--version").output().is_ok()
+}
+
+/// What `python3` prints when it reads this.
+pub fn python(arguments: &[&str], input: &str) -> String {
     let mut command = Command::new("python3");
     let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -165,7 +171,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 /// Every source file of the machine's Python, and of the PyTorch of the acceptance tests if that is installed.
 #[test]
 fn imports_of_every_source_file() {
-    if Command::new("python3").arg("--version").output().is_err() {
+    if !has_python() {
         return skip("there is no python3 to compare with");
     }
     let stdlib = python(&["-c", "import sysconfig; print(sysconfig.get_paths()['stdlib'])"], "");

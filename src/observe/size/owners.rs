@@ -100,8 +100,8 @@ fn apk(rootfs: &Rootfs, tree: &Tree) -> Vec<Owned> {
 
 /// Packages of rpm, and why some are not known.
 fn rpm(rootfs: &Rootfs, tree: &Tree) -> (Vec<Owned>, Option<String>) {
-    let files = RPM.iter().flat_map(|dir| rpmdb::FILES.map(|file| Path::new(dir).join(file)));
-    let Some(path) = files.into_iter().find(|path| tree.file_at(path).is_some()) else { return (Vec::new(), None) };
+    let mut files = RPM.iter().flat_map(|dir| rpmdb::FILES.map(|file| Path::new(dir).join(file)));
+    let Some(path) = files.find(|path| tree.file_at(path).is_some()) else { return (Vec::new(), None) };
     let (packages, why) = match rootfs.map(&path) {
         Ok((data, _)) => rpmdb::read(&data),
         Err(_) => (Vec::new(), Some("not readable")),
