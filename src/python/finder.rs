@@ -16,8 +16,8 @@ use rustc_hash::FxHashMap;
 
 use super::editable::{Doubt, Redirect};
 use super::site::SysPath;
-use super::source::scan;
-use super::statements::{Import, Statement};
+use super::source::{scan, scan_function};
+use super::statements::{Body, Import, Statement};
 use super::{Interpreter, Raised};
 use crate::image::{EntryKind, FileError, Rootfs};
 
@@ -300,6 +300,11 @@ impl<'r> Finder<'r> {
             Ok(scan(source).into())
         };
         entry.statements.get_or_init(|| SOURCE.with_borrow_mut(read)).clone()
+    }
+
+    /// What a function of a source file executes when it is called.
+    pub fn function<'b>(&self, file: &File, body: &'b Body) -> &'b [Statement] {
+        body.statements(|body| self.source(file).map(|source| scan_function(&source, body)).unwrap_or_default())
     }
 
     /// Scans what `import module` is likely to execute, until `stop`. It goes through the modules breadth first, while the

@@ -19,12 +19,12 @@ use super::conditions::{Constants, Known, Value};
 use super::finder::{Directory, File, Finder, Search, Spec};
 use super::interpreter::Interpreter;
 use super::on_demand::{always_raises, exported};
-use super::statements::{Catches, Import, Statement, Thrown, may_return};
+use super::statements::{Body, Catches, Import, Statement, Thrown, may_return};
 use crate::loader::Environment;
 
 /// Modules executed for one import; a bound, not a judgement.
 const MAX_MODULES: usize = 20_000;
-/// Depth of the import chain; Python's own recursion limit allows a few hundred.
+/// Depth of the chain of imports and calls; Python's own recursion limit allows a few hundred.
 const MAX_DEPTH: usize = 300;
 
 /// Modules compiled into the interpreter whose initialisation function has an unusual name or is not exported.
@@ -202,6 +202,8 @@ pub struct Importer<'a, W: World> {
     /// `sys.modules`
     modules: FxHashMap<CompactString, Module>,
     chain: Vec<Site>,
+    /// Functions that are being executed.
+    calls: usize,
     /// What the executed files add to what is found.
     additions: Additions,
     trace: Trace,
@@ -246,7 +248,7 @@ struct Scope<'s> {
     file: Rc<Path>,
     /// Package for relative imports.
     package: &'s str,
-    functions: FxHashMap<&'s str, &'s [Statement]>,
+    functions: FxHashMap<&'s str, &'s Body>,
     constants: Constants,
     running: FxHashSet<&'s str>,
     /// The exception that an enclosing handler caught.
@@ -265,6 +267,7 @@ impl<'a, W: World> Importer<'a, W> {
             world,
             modules: FxHashMap::default(),
             chain: Vec::new(),
+            calls: 0,
             additions: Additions::default(),
             trace: Trace::default(),
         }
@@ -299,7 +302,7 @@ impl<'a, W: World> Importer<'a, W> {
         if self.modules.contains_key(name) {
             return Ok(());
         }
-        if self.trace.modules >= MAX_MODULES || self.chain.len() >= MAX_DEPTH {
+        if self.trace.modules >= MAX_MODULES || self.calls + self.chain.len() >= MAX_DEPTH {
             self.trace.cut = true;
             return Ok(());
         }
@@ -443,10 +446,11 @@ impl<'a, W: World> Importer<'a, W> {
                 Statement::OfNumpy(name, line) => self.of_numpy(name, *line, scope)?,
                 Statement::Return => return Ok(End::Returned),
                 Statement::Call(name) => {
-                    if let Some(body) = scope.functions.get(name.as_str()).copied()
+                    let body = scope.functions.get(name.as_str()).map(|body| self.finder.function(scope.module, body));
+                    if let Some(body) = body.filter(|body| !body.is_empty())
                         && scope.running.insert(name)
                     {
-                        let outcome = self.own_block(body, scope);
+                        let outcome = self.call(body, scope);
                         scope.running.remove(name.as_str());
                         outcome?;
                     } else if let Some(raised) = scope.handling
@@ -510,6 +514,17 @@ impl<'a, W: World> Importer<'a, W> {
             }
         }
         Ok(End::Reached)
+    }
+
+    fn call<'s>(&mut self, body: &'s [Statement], scope: &mut Scope<'s>) -> Outcome {
+        if self.calls + self.chain.len() >= MAX_DEPTH {
+            self.trace.cut = true;
+            return Ok(End::Reached);
+        }
+        self.calls += 1;
+        let outcome = self.own_block(body, scope);
+        self.calls -= 1;
+        outcome
     }
 
     /// The block of a function or a class: names that it gives values are its own; of those that are not (`global`) nothing

@@ -62,7 +62,12 @@ static CLASS: [u8; 256] = {
 impl<'s> Lines<'s> {
     /// From the start of a file.
     pub fn new(source: &'s [u8]) -> Self {
-        Self { source, at: 0, line: 1, triples: Triples::default() }
+        Self::from_line(source, 0, 1)
+    }
+
+    /// From the start of a line, which has that number.
+    pub fn from_line(source: &'s [u8], at: usize, line: u32) -> Self {
+        Self { source, at, line, triples: Triples::default() }
     }
 
     /// The next logical line, and goes behind it.
@@ -160,32 +165,35 @@ impl<'s> Lines<'s> {
     /// line on that starts as only a statement can.
     pub fn skip_block(&mut self, header: usize) {
         let (source, start, line) = (self.source, self.at, self.line);
-        let (mut statement, mut at) = (start, start);
+        let (mut statement, mut looked, mut at) = (start, start, start);
         while at < source.len() {
-            let end = line_end(source, at);
-            let indent = source[at..end].iter().take_while(|c| **c == b' ').count();
-            let text = &source[at + indent..end];
-            let is_plain = self.triples.next(source, at) >= end && !is_joined(text);
-            if is_plain && matches!(text.first(), None | Some(b'#' | b'\r')) {
-                at = end + 1;
-                continue;
-            }
-            if starts_statement(text) {
-                if indent <= header {
-                    break;
-                }
-                statement = at;
-            }
-            if indent > header && !text.first().is_some_and(u8::is_ascii_whitespace) {
-                let next = if is_plain { Some(end + 1) } else { self.after_strings(at) };
+            let strings = self.triples.next(source, at);
+            let is_deeper = source[at..].iter().take_while(|c| **c == b' ').take(header + 1).count() > header;
+            if is_deeper {
+                let end = line_end(source, at + header);
+                let next = if strings >= end { Some(end + 1) } else { self.after_strings(at) };
                 if let Some(next) = next {
+                    if strings < end {
+                        statement = last_statement(source, looked..at).unwrap_or(statement);
+                        looked = next;
+                    }
                     at = next;
                     continue;
                 }
+            } else {
+                let end = line_end(source, at);
+                let text = source[at..end].trim_ascii_start();
+                if strings >= end && matches!(text.first(), None | Some(b'#')) {
+                    at = end + 1;
+                    continue;
+                }
+                if starts_statement(text) && !follows_joined(source, at) && !source[at..end].contains(&b'\t') {
+                    break;
+                }
             }
-            self.at = statement;
+            self.at = last_statement(source, looked..at).unwrap_or(statement);
             match self.read_beyond(at, header) {
-                Some(next) => (statement, at) = (next, next),
+                Some(next) => (statement, looked, at) = (next, next, next),
                 None => {
                     at = self.at;
                     break;
@@ -223,7 +231,7 @@ impl<'s> Lines<'s> {
             let end = line_end(source, from);
             let open = self.triples.next(source, from);
             if open >= end {
-                return (!is_joined(&source[from..end])).then_some(end + 1);
+                return Some(end + 1);
             }
             let before = &source[from..open];
             let is_formatted = before.last().is_some_and(|c| matches!(c, b'f' | b'F' | b't' | b'T'));
@@ -402,9 +410,23 @@ fn line_end(source: &[u8], at: usize) -> usize {
     memchr::memchr(b'\n', &source[at..]).map_or(source.len(), |n| at + n)
 }
 
-/// Whether a line is joined to the next.
-fn is_joined(line: &[u8]) -> bool {
-    line.ends_with(b"\\") || line.ends_with(b"\\\r")
+/// Whether the line at `at` is joined to the one before.
+fn follows_joined(source: &[u8], at: usize) -> bool {
+    let before = &source[..at];
+    before.ends_with(b"\\\n") || before.ends_with(b"\\\r\n")
+}
+
+/// The last line that starts as only a statement can, of lines without strings that go on in the next.
+fn last_statement(source: &[u8], lines: Range<usize>) -> Option<usize> {
+    let mut end = lines.end;
+    while end > lines.start {
+        let at = memchr::memrchr(b'\n', &source[lines.start..end - 1]).map_or(lines.start, |n| lines.start + n + 1);
+        if starts_statement(source[at..end].trim_ascii_start()) && !follows_joined(source, at) {
+            return Some(at);
+        }
+        end = at;
+    }
+    None
 }
 
 /// Whether it starts with a keyword that no line inside of brackets starts with.

@@ -13,7 +13,7 @@ use compact_str::CompactString;
 
 use super::imports::Raised;
 use super::lines::{Line, Lines, MAX_DEPTH, first_word, is_name};
-use super::statements::{Catches, Handler, Import, Statement, Thrown, assigned, holds_import};
+use super::statements::{Body, Catches, Handler, Import, Statement, Thrown, assigned, holds_import};
 
 /// Longest value of a constant that is kept, in bytes.
 const MAX_CONDITION: usize = 100;
@@ -38,35 +38,34 @@ const OF_NUMPY: &[&str] = &["random", "linalg", "fft", "ma", "polynomial", "test
 
 /// The statements of a file that bear on imports, in order.
 pub fn scan(source: &[u8]) -> Vec<Statement> {
-    let source = source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source);
-    let imports: Vec<usize> =
-        memchr::memmem::find_iter(source, b"import").filter(|at| may_be_import(source, *at)).collect();
+    let source = without_mark(source);
+    let imports = imports(source);
     if imports.is_empty() {
         return Vec::new();
     }
-    let mut builder = Builder {
-        source,
-        imports: &imports,
-        of_numpy: of_numpy(source, &imports),
-        frames: vec![Frame::new(Kind::Module, None)],
-        callable: HashSet::new(),
-        constants: HashSet::new(),
-        globals: globals(source),
-    };
-    let mut lines = Lines::new(source);
-    while let Some(line) = lines.next_line() {
-        let before = builder.frames.len();
-        builder.line(&line);
-        if builder.frames.len() == before + 1 && builder.can_be_skipped() {
-            // Most functions and classes hold no import: go to their end, and come back for the few that do.
-            let body = (lines.at, lines.line);
-            lines.skip_block(line.indent);
-            if builder.may_matter(line.text.start..lines.at) {
-                (lines.at, lines.line) = body;
-            }
-        }
+    Builder::new(source, &imports, Kind::Module).walk(Lines::new(source), None)
+}
+
+/// The statements of a function of the file; none where it does not import after all.
+pub fn scan_function(source: &[u8], body: &Body) -> Vec<Statement> {
+    let source = without_mark(source);
+    let imports = imports(source);
+    let lines = Lines::from_line(source, body.at, body.line);
+    let mut statements =
+        Builder::new(source, &imports, Kind::Function(CompactString::default())).walk(lines, Some(body.header));
+    if !statements.iter().any(holds_import) {
+        statements.clear();
     }
-    builder.finish()
+    statements
+}
+
+fn without_mark(source: &[u8]) -> &[u8] {
+    source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source)
+}
+
+/// Where the word `import` stands.
+fn imports(source: &[u8]) -> Vec<usize> {
+    memchr::memmem::find_iter(source, b"import").filter(|at| may_be_import(source, *at)).collect()
 }
 
 /// Where `np.NAME` stands with the name of such a submodule.
@@ -128,11 +127,13 @@ struct Frame {
     body: Vec<Statement>,
     /// Whether the block that ended last was that of a loop, so that an `else` is the loop's.
     after_loop: bool,
+    /// The block of a function that was passed over.
+    later: Option<Body>,
 }
 
 impl Frame {
     fn new(kind: Kind, indent: Option<usize>) -> Self {
-        Self { kind, indent, body: Vec::new(), after_loop: false }
+        Self { kind, indent, body: Vec::new(), after_loop: false, later: None }
     }
 }
 
@@ -145,13 +146,56 @@ struct Builder<'s> {
     frames: Vec<Frame>,
     /// Functions that hold imports.
     callable: HashSet<CompactString>,
-    /// Names that had a value which may be known.
+    /// Names that had a value which may be known; in a function, which does not know its file's, any name may be one.
     constants: HashSet<CompactString>,
     /// Names whose value is never known.
     globals: HashSet<CompactString>,
+    /// Whether it is a function that is scanned, with those inside of it.
+    is_function: bool,
 }
 
-impl Builder<'_> {
+impl<'s> Builder<'s> {
+    fn new(source: &'s [u8], imports: &'s [usize], kind: Kind) -> Self {
+        Self {
+            source,
+            imports,
+            of_numpy: of_numpy(source, imports),
+            is_function: kind != Kind::Module,
+            frames: vec![Frame::new(kind, None)],
+            callable: HashSet::new(),
+            constants: HashSet::new(),
+            globals: globals(source),
+        }
+    }
+
+    /// The statements of the lines up to one that is indented no deeper than `header`.
+    fn walk(mut self, mut lines: Lines<'_>, header: Option<usize>) -> Vec<Statement> {
+        while let Some(line) = lines.next_line()
+            && header.is_none_or(|header| line.indent > header)
+        {
+            if self.line(&line) && self.can_be_skipped() {
+                // Most functions and classes hold no import: go to their end, and come back for the few that do.
+                let body = Body::at(lines.at, lines.line, line.indent);
+                lines.skip_block(line.indent);
+                if !self.may_matter(line.text.start..lines.at) {
+                    continue;
+                }
+                match self.frames.last_mut() {
+                    Some(frame @ Frame { kind: Kind::Function(_), .. })
+                        if !self.is_function && frame.body.is_empty() =>
+                    {
+                        frame.later = Some(body);
+                    }
+                    _ => (lines.at, lines.line) = (body.at, body.line),
+                }
+            }
+        }
+        while self.frames.len() > 1 {
+            self.close();
+        }
+        self.frames.pop().map(|f| f.body).unwrap_or_default()
+    }
+
     /// Whether the block that began has something to say: that of a class runs, that of a function may be called.
     fn may_matter(&self, range: Range<usize>) -> bool {
         let is_class = self.frames.last().is_some_and(|f| f.kind == Kind::Class);
@@ -163,7 +207,8 @@ impl Builder<'_> {
         self.imports.get(first).is_some_and(|&at| at < range.end)
     }
 
-    fn line(&mut self, line: &Line) {
+    /// Whether a block begins.
+    fn line(&mut self, line: &Line) -> bool {
         let source = self.source;
         while self.frames.len() > 1
             && self.frames.last().is_some_and(|f| f.indent.is_some_and(|header| line.indent <= header))
@@ -215,8 +260,9 @@ impl Builder<'_> {
             let end = line.colon.unwrap_or(line.text.end);
             self.ask_numpy(line.text.start..end, line.number);
         }
+        let begins = kind.is_some() && self.frames.len() < MAX_DEPTH;
         match kind {
-            Some(kind) if self.frames.len() < MAX_DEPTH => {
+            Some(kind) if begins => {
                 self.frames.push(Frame::new(kind, Some(line.indent)));
                 // A block on the header's own line: `if x: import y`.
                 let start = line.colon.map_or(line.text.end, |c| c + 1);
@@ -226,6 +272,7 @@ impl Builder<'_> {
             }
             _ => self.simple(line.text.clone(), line),
         }
+        begins
     }
 
     /// Simple statements, separated by semicolons.
@@ -281,15 +328,19 @@ impl Builder<'_> {
 
     /// Names among `targets` have other values from here on.
     fn rebind(&mut self, targets: &[u8]) {
-        if self.constants.is_empty() {
+        if !self.has_constants() {
             return;
         }
-        for name in targets.split(|c| !is_name(*c)) {
+        for name in targets.split(|c| !is_name(*c)).filter(|name| !name.is_empty()) {
             let name = CompactString::from_utf8_lossy(name);
-            if self.constants.contains(&name) {
+            if self.is_function || self.constants.contains(&name) {
                 self.push(Statement::Constant(name, "".into()));
             }
         }
+    }
+
+    fn has_constants(&self) -> bool {
+        self.is_function || !self.constants.is_empty()
     }
 
     /// `NAME = value`, where the value may be known; `A = B = value` gives it to each.
@@ -315,7 +366,7 @@ impl Builder<'_> {
     /// What an assignment does to names with a value that was known.
     fn assignment(&mut self, text: &[u8]) {
         let mut rest = text;
-        while let Some(at) = memchr::memchr(b'=', rest).filter(|_| !self.constants.is_empty()) {
+        while let Some(at) = memchr::memchr(b'=', rest).filter(|_| self.has_constants()) {
             let target = &rest[..at];
             let compares = rest.get(at + 1) == Some(&b'=') || matches!(target.last(), Some(b'!' | b'<' | b'>'));
             if compares || target.iter().any(|c| matches!(c, b'(' | b'"' | b'\'' | b'#')) {
@@ -437,7 +488,7 @@ impl Builder<'_> {
                 parent.body.extend(unknown());
             }
             Kind::Function(name) => {
-                if body.iter().any(holds_import) {
+                if let Some(body) = frame.later.or_else(|| body.iter().any(holds_import).then(|| body.into())) {
                     self.callable.insert(name.clone());
                     parent.body.push(Statement::Function { name, body });
                 }
@@ -487,13 +538,6 @@ impl Builder<'_> {
             Kind::Class => self.callable.is_empty(),
             _ => false,
         })
-    }
-
-    fn finish(mut self) -> Vec<Statement> {
-        while self.frames.len() > 1 {
-            self.close();
-        }
-        self.frames.pop().map(|f| f.body).unwrap_or_default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The statements of a Python file that bear on its imports, and what blocks of them hold.
 
+use std::sync::OnceLock;
+
 use compact_str::CompactString;
 
 use super::imports::Raised;
@@ -36,12 +38,12 @@ pub enum Statement {
     },
     /// A call of a function of this file, by name.
     Call(CompactString),
-    /// A function that is not run by its definition.
+    /// A function that may import; it is not run by its definition.
     Function {
         /// Its name.
         name: CompactString,
         /// Its block.
-        body: Vec<Statement>,
+        body: Body,
     },
     /// `NAME = …`, where the value may be known from the files and the platform; without a value where it is not, and was
     /// before.
@@ -59,6 +61,35 @@ pub enum Statement {
     Raise(Thrown),
     /// `return`, inside of a function.
     Return,
+}
+
+/// The block of a function, which is scanned when the function is called: few ever are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Body {
+    /// Where the first line behind its header starts.
+    pub(super) at: usize,
+    /// The number of that line.
+    pub(super) line: u32,
+    /// Columns before its header.
+    pub(super) header: usize,
+    statements: OnceLock<Vec<Statement>>,
+}
+
+impl Body {
+    pub(super) fn at(at: usize, line: u32, header: usize) -> Self {
+        Self { at, line, header, statements: OnceLock::new() }
+    }
+
+    /// The statements, by what scans them if nobody has; none where it does not import after all.
+    pub fn statements(&self, scan: impl FnOnce(&Self) -> Vec<Statement>) -> &[Statement] {
+        self.statements.get_or_init(|| scan(self))
+    }
+}
+
+impl From<Vec<Statement>> for Body {
+    fn from(statements: Vec<Statement>) -> Self {
+        Self { statements: statements.into(), ..Self::default() }
+    }
 }
 
 /// What a `raise` raises.
@@ -186,8 +217,7 @@ impl Catches {
 }
 
 impl Statement {
-    /// Whether it holds such a block, whichever way it goes; the body of a function is one, though it only runs when it is
-    /// called.
+    /// Whether it holds such a block, whichever way it goes; that of a function is none.
     fn any_block(&self, is_such: &mut impl FnMut(&[Statement]) -> bool) -> bool {
         match self {
             Self::Try { body, handlers, otherwise, finally } => {
@@ -199,9 +229,10 @@ impl Statement {
             Self::If { branches, otherwise } => {
                 branches.iter().map(|(_, block)| block).chain(otherwise).any(|block| is_such(block))
             }
-            Self::Suppress { body, .. } | Self::Class(body) | Self::Function { body, .. } => is_such(body),
+            Self::Suppress { body, .. } | Self::Class(body) => is_such(body),
             Self::Import(_)
             | Self::Copied(_)
+            | Self::Function { .. }
             | Self::Call(_)
             | Self::Constant(..)
             | Self::Name(_)
@@ -220,8 +251,8 @@ pub(super) fn assigned(block: &[Statement], found: &mut impl FnMut(&CompactStrin
             Statement::Import(Import { names: Some(names), aliases, .. }) => {
                 names.iter().chain(aliases.iter().map(|(_, alias)| alias)).for_each(&mut *found);
             }
-            // Their names are their own.
-            Statement::Class(_) | Statement::Function { .. } => {}
+            // Its names are its own.
+            Statement::Class(_) => {}
             other => {
                 other.any_block(&mut |block| {
                     assigned(block, found);
@@ -232,9 +263,9 @@ pub(super) fn assigned(block: &[Statement], found: &mut impl FnMut(&CompactStrin
     }
 }
 
-/// Whether a statement imports, or something in its blocks.
+/// Whether a statement imports, or something in its blocks, or a function that may be called.
 pub(super) fn holds_import(statement: &Statement) -> bool {
-    matches!(statement, Statement::Import(_) | Statement::Copied(_))
+    matches!(statement, Statement::Import(_) | Statement::Copied(_) | Statement::Function { .. })
         || statement.any_block(&mut |block| block.iter().any(holds_import))
 }
 
@@ -242,7 +273,7 @@ pub(super) fn holds_import(statement: &Statement) -> bool {
 pub(super) fn may_return(statement: &Statement) -> bool {
     match statement {
         Statement::Return => true,
-        Statement::Class(_) | Statement::Function { .. } => false,
+        Statement::Class(_) => false,
         other => other.any_block(&mut |block| block.iter().any(may_return)),
     }
 }

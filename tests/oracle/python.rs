@@ -11,7 +11,7 @@ use mldoctor::image::Rootfs;
 use mldoctor::loader::Environment;
 use mldoctor::python::Interpreter;
 use mldoctor::python::site::sys_path;
-use mldoctor::python::source::scan;
+use mldoctor::python::source::{scan, scan_function};
 use mldoctor::python::statements::{Catches, Statement};
 
 use crate::support::skip;
@@ -96,7 +96,7 @@ for path in sys.stdin.read().splitlines():
     print(json.dumps(out))
 "#;
 
-fn rows(statements: &[Statement], guards: &str, out: &mut Vec<String>) {
+fn rows(source: &[u8], statements: &[Statement], guards: &str, out: &mut Vec<String>) {
     for statement in statements {
         match statement {
             Statement::Import(import) => {
@@ -104,25 +104,30 @@ fn rows(statements: &[Statement], guards: &str, out: &mut Vec<String>) {
                 let dots = ".".repeat(import.level as usize);
                 out.push(format!("{} {dots}{} {names} {guards}", import.line, import.module));
             }
-            Statement::Function { name, body } => rows(body, &format!("{guards}/def:{name}"), out),
-            Statement::Try { body, handlers, otherwise, finally } => {
-                rows(body, &format!("{guards}/try"), out);
-                for handler in handlers {
-                    rows(&handler.body, &format!("{guards}/except:{}", flags(handler.catches)), out);
+            Statement::Function { name, body } => {
+                let body = body.statements(|body| scan_function(source, body));
+                if !body.is_empty() {
+                    rows(source, body, &format!("{guards}/def:{name}"), out);
                 }
-                rows(otherwise, &format!("{guards}/else"), out);
-                rows(finally, &format!("{guards}/finally"), out);
+            }
+            Statement::Try { body, handlers, otherwise, finally } => {
+                rows(source, body, &format!("{guards}/try"), out);
+                for handler in handlers {
+                    rows(source, &handler.body, &format!("{guards}/except:{}", flags(handler.catches)), out);
+                }
+                rows(source, otherwise, &format!("{guards}/else"), out);
+                rows(source, finally, &format!("{guards}/finally"), out);
             }
             Statement::If { branches, otherwise } => {
                 for (_, body) in branches {
-                    rows(body, &format!("{guards}/if"), out);
+                    rows(source, body, &format!("{guards}/if"), out);
                 }
-                rows(otherwise.as_deref().unwrap_or_default(), &format!("{guards}/else"), out);
+                rows(source, otherwise.as_deref().unwrap_or_default(), &format!("{guards}/else"), out);
             }
             Statement::Suppress { catches, body } => {
-                rows(body, &format!("{guards}/suppress:{}", flags(*catches)), out);
+                rows(source, body, &format!("{guards}/suppress:{}", flags(*catches)), out);
             }
-            Statement::Class(body) => rows(body, guards, out),
+            Statement::Class(body) => rows(source, body, guards, out),
             Statement::Return => out.push(format!("1 return {guards}")),
             Statement::Call(_)
             | Statement::Constant(..)
@@ -188,7 +193,7 @@ fn imports_of_every_source_file() {
         compared += 1;
         let source = fs::read(path).unwrap();
         let mut own = Vec::new();
-        rows(&scan(&source), "", &mut own);
+        rows(&source, &scan(&source), "", &mut own);
         // What is imported by a call is no import statement, and a function may be there for its sake alone.
         let lines: Vec<&[u8]> = source.split(|b| *b == b'\n').collect();
         let calls = memchr::memmem::find(&source, b"import_module(").is_some();
