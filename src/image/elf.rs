@@ -822,7 +822,9 @@ impl Elf {
 
     fn name_is(&self, symbol: &Symbol, name: &[u8]) -> bool {
         let at = symbol.name as usize;
-        self.strtab().get(at..).is_some_and(|rest| rest.starts_with(name) && rest.get(name.len()) == Some(&0))
+        // The C library of the shipped file compares byte by byte.
+        let is_same = |rest: &[u8]| rest.get(..name.len()).is_some_and(|own| memchr::arch::all::is_equal(own, name));
+        self.strtab().get(at..).is_some_and(|rest| is_same(rest) && rest.get(name.len()) == Some(&0))
     }
 
     /// The names behind the indices of the version table (`l_versions` in glibc).

@@ -2,10 +2,11 @@
 //! CUDA, links that lead nowhere. Bounded: no tree walk, only directories that a loader or a framework could search.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::facts::{BrokenLink, DriverFile, DriverFileKind, Libraries, LibraryCopy};
 use crate::image::elf::{Elf, Machine};
@@ -16,6 +17,8 @@ use crate::node::mount_points;
 
 /// Directories looked at before the rest is left out.
 const MAX_DIRS: usize = 2_000;
+/// Links beside one another that are followed.
+const MAX_LINKS: usize = 8;
 /// Stubs are small; a real driver library has tens of megabytes.
 const STUB_SIZE: u64 = 1024 * 1024;
 
@@ -55,18 +58,21 @@ pub fn scan(rootfs: &Rootfs, mounts: &str, env: &Environment, sys_path: &[PathBu
             continue;
         }
         let entries = rootfs.read_dir(&real).unwrap_or_default();
+        let entries: Vec<_> = entries.iter().filter(|e| e.name.to_str().is_some_and(|n| n.contains(".so"))).collect();
         let files: FxHashSet<_> = entries.iter().filter(|e| e.kind == EntryKind::File).map(|e| &*e.name).collect();
+        let links = entries.iter().filter(|e| e.kind == EntryKind::Link && e.name.as_bytes().starts_with(b"lib"));
+        let links = links.filter_map(|e| Some((&*e.name, rootfs.read_link(&real.join(&e.name)).ok()?)));
+        let links: FxHashMap<&OsStr, PathBuf> = links.collect();
         for entry in &entries {
             let Some(name) = entry.name.to_str() else { continue };
-            if !name.contains(".so") {
-                continue;
-            }
             let path = real.join(name);
             match entry.kind {
                 EntryKind::Link if name.starts_with("lib") => {
-                    let to = rootfs.read_link(&path).unwrap_or_default();
+                    let next = |to: &OsStr| links.get(to).map(|next| next.as_os_str());
+                    let mut steps = std::iter::successors(next(&entry.name), |to| next(to)).take(MAX_LINKS);
                     // Most lead to a file beside them, which takes no look to know.
-                    if !files.contains(to.as_os_str()) && !rootfs.exists(&path) {
+                    if !steps.any(|to| files.contains(to)) && !rootfs.exists(&path) {
+                        let to = links.get(&*entry.name).cloned().unwrap_or_default();
                         let [path, to] = [path, to].map(|p| p.to_string_lossy().into_owned());
                         found.broken_links.push(BrokenLink { path, to });
                     }

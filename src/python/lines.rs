@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use memchr::memmem::Finder;
+
 /// Depth of nested blocks followed; Python itself allows 100.
 pub const MAX_DEPTH: usize = 200;
 
@@ -67,7 +69,7 @@ impl<'s> Lines<'s> {
 
     /// From the start of a line, which has that number.
     pub fn from_line(source: &'s [u8], at: usize, line: u32) -> Self {
-        Self { source, at, line, triples: Triples::default() }
+        Self { source, at, line, triples: Triples::new() }
     }
 
     /// The next logical line, and goes behind it.
@@ -385,20 +387,22 @@ impl<'s> Lines<'s> {
     }
 }
 
-/// For each kind of triple quote, the range up to the next one that was looked for, which is its end.
-#[derive(Default)]
-struct Triples([Range<usize>; 2]);
+/// For each kind of triple quote, what finds it, and the range up to the next one that was looked for, which is its end.
+struct Triples([(Finder<'static>, Range<usize>); 2]);
 
 impl Triples {
+    fn new() -> Self {
+        Self(["\"\"\"", "'''"].map(|quotes| (Finder::new(quotes), 0..0)))
+    }
+
     /// The first at or behind `from`; the end of the file where there is none.
     fn next(&mut self, source: &[u8], from: usize) -> usize {
-        for (known, quotes) in self.0.iter_mut().zip([b"\"\"\"", b"'''"]) {
+        for (finder, known) in &mut self.0 {
             if from < known.start || from > known.end || known.end == 0 {
-                let found = memchr::memmem::find(&source[from..], quotes);
-                *known = from..found.map_or(source.len(), |n| from + n);
+                *known = from..finder.find(&source[from..]).map_or(source.len(), |n| from + n);
             }
         }
-        self.0[0].end.min(self.0[1].end)
+        self.0[0].1.end.min(self.0[1].1.end)
     }
 }
 
