@@ -21,6 +21,7 @@ pub use surroundings::Surroundings;
 use crate::driver::{Cuda, Gpu, Version};
 use crate::loader::Failure;
 use crate::probe::Call;
+use crate::python::distributions::RecordProblem;
 
 /// Schema of a facts file.
 pub const SCHEMA: &str = "mldoctor.facts/1";
@@ -341,17 +342,6 @@ pub struct Distribution {
     pub location: String,
     /// Files that RECORD lists and that are missing or have another size.
     pub problems: Vec<RecordProblem>,
-}
-
-/// A file that is not as RECORD says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordProblem {
-    /// The file.
-    pub path: String,
-    /// Size in RECORD.
-    pub expected: u64,
-    /// Size found; `None` where it is missing.
-    pub found: Option<u64>,
 }
 
 /// One capability, and what was tried to find out about it.

@@ -13,7 +13,7 @@ pub fn region(entries: &[&str]) -> Vec<u8> {
     region
 }
 
-/// Header of 64 bytes and some content. The fields are told in `src/image/fatbin.rs`.
+/// Header of 64 bytes and some content. The fields are told in `src/model/image/fatbin.rs`.
 fn entry(text: &str) -> Vec<u8> {
     const CONTENT: usize = 40;
     let (text, compressed) = match text.strip_suffix(" compressed") {

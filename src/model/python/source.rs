@@ -684,12 +684,13 @@ mod tests {
 
     #[test]
     fn names_that_lose_their_value() {
-        let source = b"import a\nX = Y = True\nX, z = z, X\nfor q in r:\n    Y = False\nclass C:\n    X = True\ndef f():\n    global W\nW = True\n";
+        let source = b"import a\nX = Y = True\nX, z = z, X\nfor q in r:\n    Y = False\nclass C:\n    import b\n    X = True\ndef f():\n    global W\nW = True\n";
         let constant = |name: &str, value: &str| Statement::Constant(name.into(), value.into());
         let all = [("Y", "True"), ("X", "True"), ("X", ""), ("Y", ""), ("Y", "False"), ("Y", "")];
         let statements = scan(source);
         assert_eq!(statements[1..7], all.map(|(name, value)| constant(name, value)));
-        assert_eq!(statements[7..], [Statement::Class(vec![constant("X", "True")])]);
+        let import = Statement::Import(Import::of(7, "b".into()));
+        assert_eq!(statements[7..], [Statement::Class(vec![import, constant("X", "True")])]);
     }
 
     #[test]

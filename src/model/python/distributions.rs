@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::facts::RecordProblem;
+use serde::{Deserialize, Serialize};
+
 use crate::image::Rootfs;
 use crate::python::site::normal;
 
@@ -17,6 +18,17 @@ pub struct Installed {
     pub location: PathBuf,
     /// Its `.dist-info` or `.egg-info` directory.
     pub info: PathBuf,
+}
+
+/// A file that is not as RECORD says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordProblem {
+    /// The file.
+    pub path: String,
+    /// Size in RECORD.
+    pub expected: u64,
+    /// Size found; `None` where it is missing.
+    pub found: Option<u64>,
 }
 
 /// Largest RECORD read, in bytes; torch's is 2 MB.

@@ -319,7 +319,7 @@ fn has_wrapper(file: &mut Pieces<'_>) -> bool {
 }
 
 #[cfg(test)]
-#[path = "../../tests/support/fatbin.rs"]
+#[path = "../../../tests/support/fatbin.rs"]
 mod made;
 
 #[cfg(test)]

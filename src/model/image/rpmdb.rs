@@ -296,8 +296,10 @@ mod tests {
     use super::*;
 
     /// Databases as rpm 4.16 leaves them after packages were installed and one was removed and installed again.
-    const DATABASES: [&[u8]; 2] =
-        [include_bytes!("../../tests/data/rpm/rpmdb.sqlite.gz"), include_bytes!("../../tests/data/rpm/Packages.gz")];
+    const DATABASES: [&[u8]; 2] = [
+        include_bytes!("../../../tests/data/rpm/rpmdb.sqlite.gz"),
+        include_bytes!("../../../tests/data/rpm/Packages.gz"),
+    ];
 
     fn unpacked(gz: &[u8]) -> Vec<u8> {
         let mut data = Vec::new();
