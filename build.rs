@@ -1,5 +1,5 @@
 //! Embeds what the program carries with it, compressed: the probe (the file named by `MLDOCTOR_PROBES_BIN`, or one built
-//! here for the host; `{arch}` in its name is the target's), and the pages of the finding ids.
+//! here for the host; `{arch}` in its name is the target's), the pages of the finding ids, and what is known of frameworks.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ const LEVEL: u8 = 10;
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     pages(&out);
+    frameworks(&out);
     println!("cargo::rerun-if-env-changed=MLDOCTOR_PROBES_BIN");
     println!("cargo::rerun-if-changed=probes");
     let probe = match env::var("MLDOCTOR_PROBES_BIN") {
@@ -30,19 +31,36 @@ fn embed(out: &Path, name: &str, bytes: &[u8]) {
     fs::write(out.join(name), compressed).expect("OUT_DIR can be written");
 }
 
+/// Every `src/frameworks/*.toml`, by its name, as JSON: that is read in a third of the time.
+fn frameworks(out: &Path) {
+    let mut all = serde_json::Map::new();
+    for path in sources("src/frameworks", "toml") {
+        let value = toml::from_str(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        all.insert(path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned(), value);
+    }
+    embed(out, "frameworks", serde_json::Value::Object(all).to_string().as_bytes());
+}
+
+/// The files with an extension in a directory of the sources, in order.
+fn sources(dir: &str, extension: &str) -> Vec<PathBuf> {
+    println!("cargo::rerun-if-changed={dir}");
+    let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
+    let paths = entries.map(|entry| entry.unwrap_or_else(|e| panic!("{dir}: {e}")).path());
+    let mut files: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()))
+}
+
 /// Every `src/checks/*.md`: what its header says becomes a table of Rust, the texts one compressed file. `checks::pages`
 /// holds the meaning, and the tests of the form.
 fn pages(out: &Path) {
-    println!("cargo::rerun-if-changed=src/checks");
-    let mut files: Vec<PathBuf> = fs::read_dir("src/checks")
-        .expect("src/checks is a directory")
-        .map(|entry| entry.expect("src/checks can be read").path())
-        .filter(|path| path.extension().is_some_and(|e| e == "md"))
-        .collect();
-    files.sort();
     let (mut table, mut texts) = (String::from("&[\n"), String::new());
-    for path in files {
-        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    for path in sources("src/checks", "md") {
+        let text = read(&path);
         let bad = |what: &str| panic!("{}: {what}", path.display());
         let Some((header, body)) = text.strip_prefix("---\n").and_then(|t| t.split_once("\n---\n")) else {
             bad("no header between two lines ---")

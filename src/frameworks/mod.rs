@@ -14,7 +14,9 @@ use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
+use serde_json::Value;
 
+use crate::embedded;
 use crate::image::Rootfs;
 use crate::python::Raised;
 use crate::python::imports::When;
@@ -185,32 +187,23 @@ pub struct File {
     pub sees: String,
 }
 
-/// Every framework. Where nothing is named, all that are installed are imported by one process in this order.
-const ALL: &[&str] = &[
-    include_str!("torch.toml"),
-    include_str!("transformer_engine.toml"),
-    include_str!("bitsandbytes.toml"),
-    include_str!("onnxruntime.toml"),
-    include_str!("cupy.toml"),
-    include_str!("numba.toml"),
-    include_str!("jax.toml"),
-    include_str!("tensorflow.toml"),
-];
+/// Every framework, by the name of its file. Where nothing is named, all that are installed are imported by one process in
+/// this order.
+const ALL: &[&str] =
+    &["torch", "transformer_engine", "bitsandbytes", "onnxruntime", "cupy", "numba", "jax", "tensorflow"];
+
+/// The files of this folder that end in `.toml`, by their name (`build.rs`).
+static FILES: LazyLock<Value> = LazyLock::new(|| {
+    let files = embedded::unpack(include_bytes!(concat!(env!("OUT_DIR"), "/frameworks")));
+    structured::from_json(&files).unwrap_or_default()
+});
 
 static FRAMEWORKS: LazyLock<Vec<Framework>> =
-    LazyLock::new(|| ALL.iter().filter_map(|source| structured::from_toml(source).ok()).collect());
+    LazyLock::new(|| ALL.iter().filter_map(|name| structured::from_value(&FILES[name]).ok()).collect());
 
 /// Packages that are no workload by themselves, and open libraries while they are imported.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Packages {
-    package: Vec<Framework>,
-}
-
-const PACKAGES_FILE: &str = include_str!("packages.toml");
-
 static PACKAGES: LazyLock<Vec<Framework>> =
-    LazyLock::new(|| structured::from_toml(PACKAGES_FILE).map(|p: Packages| p.package).unwrap_or_default());
+    LazyLock::new(|| structured::from_value(&FILES["packages"]["package"]).unwrap_or_default());
 
 /// Who opens something by itself, by the module that does.
 static OPENERS: LazyLock<FxHashMap<&str, &Framework>> = LazyLock::new(|| {
@@ -290,9 +283,12 @@ mod tests {
 
     #[test]
     fn every_file_is_well_formed() {
-        let packages: Packages = structured::from_toml(PACKAGES_FILE).expect("the file of packages parses");
-        let frameworks = ALL.iter().map(|source| structured::from_toml(source).expect("a framework file parses"));
-        for framework in frameworks.chain(packages.package) {
+        let read = |value: &Value| structured::from_value::<Vec<Framework>>(value);
+        let packages = read(&FILES["packages"]["package"]).expect("the packages are well-formed");
+        let frameworks =
+            ALL.iter().map(|name| structured::from_value(&FILES[name]).expect("a framework is well-formed"));
+        assert_eq!(FILES.as_object().map(serde_json::Map::len), Some(ALL.len() + 1), "a file that nobody names");
+        for framework in frameworks.chain(packages) {
             for feature in &framework.feature {
                 let part = feature.id.strip_prefix("import:").unwrap_or(&feature.id);
                 let inside = part.strip_prefix(&*framework.module).expect("a part is one of its module");

@@ -14,7 +14,15 @@ use serde_json::{Error, Result, Value};
 /// # Errors
 /// It is no JSON, or no such thing.
 pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
-    T::deserialize(Reader(&serde_json::from_slice(text)?))
+    from_value(&serde_json::from_slice(text)?)
+}
+
+/// Reads what was JSON.
+///
+/// # Errors
+/// It is no such thing.
+pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    T::deserialize(Reader(value))
 }
 
 /// Reads TOML.
@@ -22,7 +30,7 @@ pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 /// # Errors
 /// It is no TOML, or no such thing.
 pub fn from_toml<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
-    Ok(T::deserialize(Reader(&toml::from_str::<Value>(text)?))?)
+    Ok(from_value(&toml::from_str(text)?)?)
 }
 
 /// Writes JSON for people and programs, with a newline at the end.

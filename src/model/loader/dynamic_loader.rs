@@ -63,15 +63,14 @@ impl DynamicLoader {
                 hwcaps: Vec::new(),
             });
         }
-        let strings = || data.split(|&b| b == 0);
         let release = release(&data).or_else(|| release_of_libc(rootfs, path)).unwrap_or((2, 36));
-        let cache_path = strings()
+        let cache_path = strings(&data)
             .find(|s| s.ends_with(b"/ld.so.cache") && s.starts_with(b"/"))
             .map_or_else(|| PathBuf::from("/etc/ld.so.cache"), path_of);
         let system_dirs = system_dirs(&data)
             .unwrap_or_else(|| ["/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(PathBuf::from).to_vec());
         let triplet = format!("lib/{}-linux-gnu", machine.name());
-        let lib = if strings().any(|s| s == triplet.as_bytes()) {
+        let lib = if strings(&data).any(|s| s == triplet.as_bytes()) {
             triplet
         } else if system_dirs.iter().any(|d| d.ends_with("lib64")) {
             "lib64".into()
@@ -151,6 +150,16 @@ impl DynamicLoader {
     }
 }
 
+/// What stands between zeros.
+fn strings(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr::memchr_iter(0, data).chain([data.len()]).map(move |end| {
+        let text = &data[start..end];
+        start = end + 1;
+        text
+    })
+}
+
 fn path_of(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
@@ -175,7 +184,7 @@ fn release_of_libc(rootfs: &Rootfs, loader: &Path) -> Option<(u32, u32)> {
 fn system_dirs(data: &[u8]) -> Option<Vec<PathBuf>> {
     let is_dir = |s: &[u8]| s.len() > 4 && s.starts_with(b"/") && s.ends_with(b"/") && s.is_ascii();
     let mut run: Vec<PathBuf> = Vec::new();
-    for s in data.split(|&b| b == 0) {
+    for s in strings(data) {
         if is_dir(s) {
             run.push(path_of(&s[..s.len() - 1]));
         } else if run.iter().any(|d| d.ends_with("lib") || d.ends_with("lib64")) {
