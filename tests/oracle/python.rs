@@ -134,6 +134,7 @@ fn rows(source: &[u8], statements: &[Statement], guards: &str, out: &mut Vec<Str
             | Statement::Name(_)
             | Statement::OfNumpy(..)
             | Statement::Copied(_)
+            | Statement::Lazy { .. }
             | Statement::Raise(_) => {}
         }
     }

@@ -228,11 +228,13 @@ struct Module {
     constants: Rc<Constants>,
     /// The file that gave them.
     file: Option<File>,
+    /// The package whose modules some of its names are, and these.
+    lazy: Option<Rc<(CompactString, Vec<CompactString>)>>,
 }
 
 impl Module {
     fn new(search: Option<Search>) -> Self {
-        Self { search, constants: Rc::default(), file: None }
+        Self { search, constants: Rc::default(), file: None, lazy: None }
     }
 }
 
@@ -443,6 +445,11 @@ impl<'a, W: World> Importer<'a, W> {
                     };
                 }
                 Statement::Name(_) => {}
+                Statement::Lazy { package, names } => {
+                    if let Some(module) = self.modules.get_mut(scope.package) {
+                        module.lazy = Some(Rc::new((package.clone(), names.clone())));
+                    }
+                }
                 Statement::OfNumpy(name, line) => self.of_numpy(name, *line, scope)?,
                 Statement::Return => return Ok(End::Returned),
                 Statement::Call(name) => {
@@ -707,7 +714,12 @@ impl<'a, W: World> Importer<'a, W> {
             return self.import_star(base, &search, guard);
         }
         let mut first_lost = None;
+        let lazy = self.modules.get(base).and_then(|module| module.lazy.clone());
         for name in names {
+            if let Some((package, _)) = lazy.as_deref().filter(|(_, names)| names.contains(name)) {
+                self.import_dotted(&format_compact!("{package}.{name}"), guard)?;
+                continue;
+            }
             let full = format_compact!("{base}.{name}");
             if self.modules.contains_key(&full) || self.world.is_assumed(&full) {
                 continue;

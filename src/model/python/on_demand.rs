@@ -66,7 +66,7 @@ pub fn exported(source: &[u8]) -> Vec<CompactString> {
 }
 
 /// Names in quotes.
-fn literals(text: &[u8]) -> impl Iterator<Item = CompactString> {
+pub(super) fn literals(text: &[u8]) -> impl Iterator<Item = CompactString> {
     let quoted = text.split(|c| matches!(c, b'"' | b'\'')).skip(1).step_by(2);
     quoted.filter(|name| !name.is_empty() && name.iter().all(|c| is_name(*c))).map(CompactString::from_utf8_lossy)
 }

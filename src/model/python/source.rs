@@ -13,6 +13,7 @@ use compact_str::CompactString;
 
 use super::imports::Raised;
 use super::lines::{Line, Lines, MAX_DEPTH, first_word, is_name};
+use super::on_demand::literals;
 use super::statements::{Body, Catches, Handler, Import, Statement, Thrown, assigned, holds_import};
 
 /// Longest value of a constant that is kept, in bytes.
@@ -256,9 +257,11 @@ impl<'s> Builder<'s> {
             b"case" => header.filter(|_| ends_header(source, line)).map(|_| Kind::If("case".into())),
             _ => None,
         };
-        if matches!(kind, Some(Kind::Class | Kind::If(_))) {
-            let end = line.colon.unwrap_or(line.text.end);
-            self.ask_numpy(line.text.start..end, line.number);
+        let end = line.colon.unwrap_or(line.text.end);
+        match kind {
+            Some(Kind::Class | Kind::If(_)) => self.ask_numpy(line.text.start..end, line.number),
+            Some(Kind::Function(_)) => self.ask_numpy_of_defaults(line.text.start..end, line.number),
+            _ => {}
         }
         let begins = kind.is_some() && self.frames.len() < MAX_DEPTH;
         match kind {
@@ -393,6 +396,27 @@ impl<'s> Builder<'s> {
         }
     }
 
+    /// What the defaults of a function's arguments ask of NumPy; annotations may never be evaluated.
+    fn ask_numpy_of_defaults(&mut self, header: Range<usize>, number: u32) {
+        let (mut depth, mut default) = (0usize, None);
+        if self.asks_numpy(header.clone()).is_empty() {
+            return;
+        }
+        for at in header.clone() {
+            match self.source[at] {
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                b'=' if depth == 1 => _ = default.get_or_insert(at),
+                _ => {}
+            }
+            let ends = depth == 0 || depth == 1 && self.source[at] == b',';
+            if let Some(start) = default.filter(|_| ends) {
+                self.ask_numpy(start..at, number);
+                default = None;
+            }
+        }
+    }
+
     fn asks_numpy(&self, range: Range<usize>) -> &[(usize, &'static str)] {
         let before = |limit: usize| self.of_numpy.partition_point(|(at, _)| *at < limit);
         &self.of_numpy[before(range.start)..before(range.end)]
@@ -430,6 +454,8 @@ impl<'s> Builder<'s> {
             } else if call > 0 && value.get(call) == Some(&b'(') {
                 self.call(&value[..call]);
             }
+        } else if let Some(lazy) = lazily(text) {
+            self.push(lazy);
         } else if !after.is_empty() {
             self.assignment(text);
         } else if !matches!(text, b"pass" | b"break" | b"continue") {
@@ -539,6 +565,16 @@ impl<'s> Builder<'s> {
             _ => false,
         })
     }
+}
+
+/// `__getattr__, __dir__, __all__ = lazy_loader.attach("package", ["name", …])`
+fn lazily(text: &[u8]) -> Option<Statement> {
+    let is_such = text.starts_with(b"__getattr__");
+    let at = memchr::memmem::find(text, b".attach(").filter(|_| is_such)? + b".attach".len();
+    let (package, rest) = literal_argument(&text[at..])?;
+    let list = rest.strip_prefix(b",")?.trim_ascii_start().strip_prefix(b"[")?;
+    let names = literals(clean(&list[..memchr::memchr(b']', list)?]).as_bytes()).collect();
+    Some(Statement::Lazy { package, names })
 }
 
 /// The absolute name of a module that stands as the first argument of a call, and what follows it.
@@ -662,10 +698,26 @@ mod tests {
     fn what_numpy_is_asked_for() {
         let source = b"import numpy as np\nX: np.ma = (\n  int | np.random.Generator)\ndef f(a: np.fft): return np.testing\ny: np.fft\nclass C(np.ma.A):\n  def g(self, a=np.fft): pass\n  z = np.linalg.norm, a.np.fft, np.fftw, 'np.fft'\n\"\"\"\n>>> np.fft(1)\n\"\"\"\nf(r'np.fft', x=1) # np.fft\nif 'a' + np.testing:\n  pass\n";
         let statements = scan(source);
-        let of_class = Statement::Class(vec![Statement::OfNumpy("linalg", 8)]);
+        let of_class = Statement::Class([("fft", 7), ("linalg", 8)].map(|(n, l)| Statement::OfNumpy(n, l)).to_vec());
         let asked = [("random", 2), ("ma", 6), ("testing", 13)].map(|(name, line)| Statement::OfNumpy(name, line));
         assert_eq!((&statements[1..3], &statements[3], &statements[4]), (&asked[..2], &of_class, &asked[2]));
         assert_eq!(scan(b"import x\ny = np.random\n").len(), 1);
+    }
+
+    #[test]
+    fn what_defaults_ask_of_numpy() {
+        let source = b"import numpy as np\ndef f(a: np.ma = 1, *, b=np.zeros(np.random.rand(2), x=np.fft), c: np.testing=',', d=g('np.ma', 2)) -> np.linalg: return np.linalg\ndef g(a, b=np.ma): pass\n";
+        let asked = [("random", 2), ("fft", 2), ("ma", 3)].map(|(name, line)| Statement::OfNumpy(name, line));
+        assert_eq!(scan(source)[1..], asked);
+    }
+
+    #[test]
+    fn names_that_are_imported_when_they_are_asked_for() {
+        let statements =
+            scan(b"import a\n__getattr__, __dir__, __all__ = _lazy.attach(\"b.c\", [\n  'd',  # 'x'\n  'e',\n])\n");
+        let names = ["d", "e"].map(CompactString::from).to_vec();
+        assert_eq!(statements[1..], [Statement::Lazy { package: "b.c".into(), names }]);
+        assert_eq!(scan(b"import a\n__getattr__, _, _ = lazy.attach(__name__, x)\n").len(), 1);
     }
 
     #[test]

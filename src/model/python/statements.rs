@@ -50,6 +50,14 @@ pub enum Statement {
     Constant(CompactString, CompactString),
     /// A name alone: `try: NAME` asks whether it is defined.
     Name(CompactString),
+    /// `__getattr__, … = lazy_loader.attach("package", ["name", …])`: these names are modules of that package, imported when
+    /// they are asked for.
+    Lazy {
+        /// The package.
+        package: CompactString,
+        /// The names.
+        names: Vec<CompactString>,
+    },
     /// A star import that is executed as a text.
     Copied(Import),
     /// A submodule of NumPy that `np.NAME` asks for, which NumPy 2 imports then (`__getattr__` in its `__init__.py`), with
@@ -232,6 +240,7 @@ impl Statement {
             Self::Suppress { body, .. } | Self::Class(body) => is_such(body),
             Self::Import(_)
             | Self::Copied(_)
+            | Self::Lazy { .. }
             | Self::Function { .. }
             | Self::Call(_)
             | Self::Constant(..)
