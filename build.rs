@@ -16,12 +16,16 @@ fn main() {
     println!("cargo::rerun-if-env-changed=MLDOCTOR_PROBES_BIN");
     println!("cargo::rerun-if-changed=probes");
     let probe = match env::var("MLDOCTOR_PROBES_BIN") {
-        Ok(file) => PathBuf::from(file.replace("{arch}", &architecture("TARGET"))),
+        Ok(file) => {
+            let file = PathBuf::from(file.replace("{arch}", &architecture("TARGET")));
+            println!("cargo::rerun-if-changed={}", file.display());
+            file
+        }
+        // Not one to watch: it is newer than the start of this build, after which all would be built again.
         Err(_) if architecture("TARGET") == architecture("HOST") => build(&out),
         // A probe for the host would be of no use to the target: none is embedded.
         Err(_) => return embed(&out, "mldoctor-probes", &[]),
     };
-    println!("cargo::rerun-if-changed={}", probe.display());
     let bytes = fs::read(&probe).unwrap_or_else(|e| panic!("cannot read {}: {e}", probe.display()));
     embed(&out, "mldoctor-probes", &bytes);
 }
