@@ -1,5 +1,5 @@
-//! One way in and one way out for JSON and TOML: through [`Value`]. A type then has one reader and one writer in the
-//! program, not one per format and source, which would be a third of its size.
+//! One way in and one way out for JSON: through [`Value`]. A type then has one reader and one writer in the program, not one
+//! per source, which would be a third of its size.
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{
@@ -23,14 +23,6 @@ pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 /// It is no such thing.
 pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T> {
     T::deserialize(Reader(value))
-}
-
-/// Reads TOML.
-///
-/// # Errors
-/// It is no TOML, or no such thing.
-pub fn from_toml<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
-    Ok(from_value(&toml::from_str(text)?)?)
 }
 
 /// Writes JSON for people and programs, with a newline at the end.

@@ -151,8 +151,6 @@ struct Builder<'s> {
     constants: HashSet<CompactString>,
     /// Names whose value is never known.
     globals: HashSet<CompactString>,
-    /// Whether it is a function that is scanned, with those inside of it.
-    is_function: bool,
 }
 
 impl<'s> Builder<'s> {
@@ -161,7 +159,6 @@ impl<'s> Builder<'s> {
             source,
             imports,
             of_numpy: of_numpy(source, imports),
-            is_function: kind != Kind::Module,
             frames: vec![Frame::new(kind, None)],
             callable: HashSet::new(),
             constants: HashSet::new(),
@@ -171,6 +168,7 @@ impl<'s> Builder<'s> {
 
     /// The statements of the lines up to one that is indented no deeper than `header`.
     fn walk(mut self, mut lines: Lines<'_>, header: Option<usize>) -> Vec<Statement> {
+        let is_function = self.is_function();
         while let Some(line) = lines.next_line()
             && header.is_none_or(|header| line.indent > header)
         {
@@ -182,9 +180,7 @@ impl<'s> Builder<'s> {
                     continue;
                 }
                 match self.frames.last_mut() {
-                    Some(frame @ Frame { kind: Kind::Function(_), .. })
-                        if !self.is_function && frame.body.is_empty() =>
-                    {
+                    Some(frame @ Frame { kind: Kind::Function(_), .. }) if !is_function && frame.body.is_empty() => {
                         frame.later = Some(body);
                     }
                     _ => (lines.at, lines.line) = (body.at, body.line),
@@ -336,14 +332,19 @@ impl<'s> Builder<'s> {
         }
         for name in targets.split(|c| !is_name(*c)).filter(|name| !name.is_empty()) {
             let name = CompactString::from_utf8_lossy(name);
-            if self.is_function || self.constants.contains(&name) {
+            if self.is_function() || self.constants.contains(&name) {
                 self.push(Statement::Constant(name, "".into()));
             }
         }
     }
 
     fn has_constants(&self) -> bool {
-        self.is_function || !self.constants.is_empty()
+        self.is_function() || !self.constants.is_empty()
+    }
+
+    /// Whether it is a function that is scanned, with those inside of it.
+    fn is_function(&self) -> bool {
+        self.frames.first().is_some_and(|f| matches!(f.kind, Kind::Function(_)))
     }
 
     /// `NAME = value`, where the value may be known; `A = B = value` gives it to each.
