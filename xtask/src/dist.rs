@@ -12,7 +12,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use crate::manual;
 
 /// Largest shipped file, in bytes.
-const MAX_SIZE: u64 = 2_800_000;
+const MAX_SIZE: u64 = 2_750_000;
 /// Newest glibc that the probe may ask for.
 const GLIBC: (u32, u32) = (2, 17);
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
