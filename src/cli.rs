@@ -547,6 +547,7 @@ impl Subject {
             against: None,
             assumed: Assumed::default(),
             code: CodeDepth::Nothing,
+            only_core: false,
             live: trial.map(|trial| Live { node, inside, ..Live::from(trial) }),
         })
     }

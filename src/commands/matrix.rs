@@ -10,6 +10,7 @@ use crate::report::{Output, matrix as render};
 pub fn run(arguments: Matrix) -> anyhow::Result<Exit> {
     let mut request = arguments.subject.request(None)?;
     (request.assumed, request.code) = (arguments.assume.into(), CodeDepth::Libraries);
+    request.only_core = true;
     let facts = Examination::open(request)?.observe();
     if let Some(module) = facts.subjects.iter().find_map(Subject::lost_module) {
         return Err(Error::NoModule(module.to_owned()).into());

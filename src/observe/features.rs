@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use mldoctor_probes::library::Family;
 use rustc_hash::FxHashMap;
 
-use super::import::{ctypes, interpreter, module_file};
+use super::import::{Run, ctypes, interpreter, module_file};
 use super::live::{self, Plan};
 use super::{Examination, libcuda, places, scan, tools};
 use crate::facts::{Absence, How, Observed, Scope, Step, StepOutcome, Subject, Weight};
@@ -16,7 +16,7 @@ use crate::loader::{Failure, LoadError, Mode, Object, ObjectId, Process};
 use crate::parallel;
 use crate::python::distributions::Installed;
 use crate::python::imports::When;
-use crate::python::{Interpreter, Raised};
+use crate::python::{Finder, Interpreter, Raised};
 
 /// Largest text file with a release in it, in bytes.
 const MAX_TEXT: u64 = 64 * 1024;
@@ -28,6 +28,8 @@ pub struct Parts<'e> {
     framework: &'static Framework,
     /// The CUDA release that it was built for.
     cuda: Option<Observed<String>>,
+    /// Where its modules are found, unless it is being imported.
+    finder: Option<&'e Finder<'e>>,
     /// Whether the libraries of the driver count as there, whatever is.
     with_driver: bool,
     /// Releases of libraries by their paths, as far as they were asked for.
@@ -42,8 +44,14 @@ enum Unfit {
 
 impl<'e> Parts<'e> {
     /// The framework that is imported as `module`, if it is one.
-    pub fn of(examination: &'e Examination, python: &'e Interpreter, module: &str) -> Option<Self> {
-        Some(Self::with(examination, python, frameworks::of_module(module)?))
+    pub fn of(
+        examination: &'e Examination,
+        python: &'e Interpreter,
+        finder: &'e Finder<'e>,
+        module: &str,
+    ) -> Option<Self> {
+        let of_framework = Self::with(examination, python, frameworks::of_module(module)?);
+        Some(Self { finder: Some(finder), ..of_framework })
     }
 
     /// The package whose code opens libraries by itself when `module` is executed, if there is one.
@@ -54,7 +62,7 @@ impl<'e> Parts<'e> {
 
     fn with(examination: &'e Examination, python: &'e Interpreter, framework: &'static Framework) -> Self {
         let cuda = framework.cuda.as_ref().map(|cuda| built_for(examination, cuda));
-        Self { examination, python, framework, cuda, with_driver: true, releases: Mutex::default() }
+        Self { examination, python, framework, cuda, finder: None, with_driver: true, releases: Mutex::default() }
     }
 
     /// What `module` opens by itself, up to the first that it needs and that does not load, with what this raises. Where
@@ -120,6 +128,8 @@ impl<'e> Parts<'e> {
             match self.described(id, process) {
                 Ok(feature) => {
                     self.try_out(feature, process, &mut subject);
+                    let is_same = |a: &Step, b: &Step| a.what == b.what && a.file == b.file;
+                    subject.steps.retain(|step| !import.steps.iter().any(|known| is_same(known, step)));
                     if subject.steps.is_empty() {
                         subject.unknown = Some("the libraries that would open something are not in the process".into());
                     }
@@ -258,7 +268,7 @@ impl<'e> Parts<'e> {
 
     fn open(&self, feature: &Feature, open: &Open, process: &mut Process<'_>) -> Vec<Step> {
         match open.by.as_str() {
-            "python" => open.names.iter().map(|module| self.import(module, open, process)).collect(),
+            "python" => open.names.iter().flat_map(|module| self.import(module, open, process)).collect(),
             _ => self.opens(feature, open, process),
         }
     }
@@ -485,9 +495,18 @@ impl<'e> Parts<'e> {
         paths.iter().find(in_place).or(paths.first()).map(|p| display(p))
     }
 
-    /// Imports an extension module from whichever entry of `sys.path` has it.
-    fn import(&self, module: &str, open: &Open, process: &mut Process<'_>) -> Step {
-        let (file, outcome) = match module_file(self.examination, self.python, module) {
+    /// Imports an extension module from whichever entry of `sys.path` has it, or another module with what it imports.
+    fn import(&self, module: &str, open: &Open, process: &mut Process<'_>) -> Vec<Step> {
+        let extension = module_file(self.examination, self.python, module);
+        if let Some(finder) = self.finder.filter(|finder| extension.is_none() && finder.finds(module)) {
+            let mut run = Run::new(self.examination, self.python, finder);
+            let mut steps = run.import_after(Some(&self.framework.module), module, process).steps;
+            for step in steps.iter_mut().filter(|s| s.breaks() && matches!(s.outcome, StepOutcome::NotFound(_))) {
+                step.user_sees = open.absent.clone().or(step.user_sees.take());
+            }
+            return steps;
+        }
+        let (file, outcome) = match extension {
             Some(path) => {
                 let file = display(&path);
                 let by = interpreter(process);
@@ -508,7 +527,7 @@ impl<'e> Parts<'e> {
         let not_found =
             || open.absent.clone().unwrap_or_else(|| format!("ModuleNotFoundError: No module named '{top}'"));
         let user_sees = matches!(outcome, StepOutcome::NotFound(_)).then(not_found);
-        Step {
+        vec![Step {
             what: format!("import {module}"),
             how: How::Import,
             file,
@@ -516,7 +535,7 @@ impl<'e> Parts<'e> {
             weight: Weight::Required,
             outcome,
             user_sees,
-        }
+        }]
     }
 
     fn look_for(&self, file: &File) -> Step {

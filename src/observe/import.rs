@@ -58,6 +58,8 @@ type Names = FxHashMap<PathBuf, FxHashSet<String>>;
 struct Round<'r, 'l, 'e> {
     records: &'r mut Records<'e>,
     process: &'r mut Process<'l>,
+    /// Of the process, what imports.
+    interpreter: ObjectId,
     steps: Vec<Step>,
     /// Extension modules, libraries and modules that count as mended.
     assumed: &'r FxHashSet<String>,
@@ -84,16 +86,20 @@ impl<'e> Run<'e> {
 
     /// Imports `module` into `process`. What fails is assumed to be mended, until the import comes to its end.
     pub fn import(&mut self, module: &str, process: &mut Process<'_>) -> Subject {
+        self.import_after(None, module, process)
+    }
+
+    /// As [`Self::import`], where `first` was imported before; what that did is among the steps.
+    pub fn import_after(&mut self, first: Option<&str>, module: &str, process: &mut Process<'_>) -> Subject {
         let mut subject = Subject::new(format!("import:{module}"));
         let start = process.clone();
         let mut assumed: FxHashSet<String> = FxHashSet::default();
         let mut broken: Vec<Step> = Vec::new();
         for _ in 0..MAX_ROUNDS {
             *process = start.clone();
-            let records = &mut self.records;
-            let mut round = Round { records, process, steps: Vec::new(), assumed: &assumed, unknown: None };
+            let mut round = Round::new(&mut self.records, process, &assumed);
             let mut importer = Importer::new(self.python, &self.examination.request.env, self.finder, &mut round);
-            let outcome = importer.import(module);
+            let outcome = first.map_or(Ok(()), |first| importer.import(first)).and_then(|()| importer.import(module));
             let trace = importer.finish();
             let mut steps = round.steps;
             subject.unknown = subject.unknown.or(round.unknown);
@@ -144,6 +150,18 @@ impl<'e> Run<'e> {
         }
         subject.steps = broken;
         subject
+    }
+
+    /// Loads the extension module `core` of `module` into `process`, without the rest of the import; nothing where it does
+    /// not load.
+    pub fn load(&mut self, module: &str, core: &str, file: &Path, process: &mut Process<'_>) -> Option<Subject> {
+        let mut tried = process.clone();
+        let assumed = FxHashSet::default();
+        let mut round = Round::new(&mut self.records, &mut tried, &assumed);
+        round.load(&Extension { module: core, path: file, chain: &[] }).ok()?;
+        let steps = round.steps;
+        *process = tried;
+        Some(Subject { steps, ..Subject::new(format!("import:{module}")) })
     }
 
     /// A library without which `step` fails, and the file of the package that brings it: its code opens libraries, and may
@@ -401,6 +419,13 @@ pub fn module_file(examination: &Examination, python: &Interpreter, module: &str
     })
 }
 
+impl<'r, 'l, 'e> Round<'r, 'l, 'e> {
+    fn new(records: &'r mut Records<'e>, process: &'r mut Process<'l>, assumed: &'r FxHashSet<String>) -> Self {
+        let interpreter = interpreter(process);
+        Self { records, process, interpreter, steps: Vec::new(), assumed, unknown: None }
+    }
+}
+
 impl World for Round<'_, '_, '_> {
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
         let examination = self.records.examination;
@@ -433,7 +458,7 @@ impl World for Round<'_, '_, '_> {
         }
         let mut because = sites(extension.chain);
         because.push(extension.module.to_owned());
-        let caller = interpreter(self.process);
+        let caller = self.interpreter;
         let step = |weight, outcome| Step {
             what: format!("import {}", extension.module),
             how: How::Import,
@@ -511,7 +536,7 @@ impl World for Round<'_, '_, '_> {
     }
 
     fn is_built_in(&self, module: &str) -> bool {
-        [ObjectId(0), interpreter(self.process)].iter().any(|id| {
+        [ObjectId(0), self.interpreter].iter().any(|id| {
             let file = &self.process.object(*id).file;
             file.elf.makes_module(module, file.versions())
         })

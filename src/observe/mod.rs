@@ -84,6 +84,9 @@ pub struct Request {
     pub assumed: Assumed,
     /// How much device code is read.
     pub code: CodeDepth,
+    /// Of a framework whose import is about one extension module, only this is loaded: device code is nowhere else, and
+    /// the Python code of its import takes longer to read than all the rest.
+    pub only_core: bool,
 }
 
 /// What cannot be examined at all.
@@ -528,7 +531,8 @@ impl Examination {
             self.imports(modules, python, &loader, &finder, tried);
             stop.store(true, Ordering::Relaxed);
         };
-        parallel::join(imports, || finder.read_ahead(modules, &stop));
+        let followed: Vec<&str> = modules.iter().copied().filter(|m| self.core(python, m).is_none()).collect();
+        parallel::join(imports, || finder.read_ahead(&followed, &stop));
         tried.loader = Some(loader_facts(&loader));
         // The process ends soon, and takes less time for it than giving back a hundred thousand pieces of memory does.
         std::mem::forget((finder, loader));
@@ -546,25 +550,30 @@ impl Examination {
             return;
         };
         // What would be loaded without LD_LIBRARY_PATH tells what it changes.
-        let without = self.request.env.non_empty("LD_LIBRARY_PATH").map(|_| {
+        let without = self.request.env.non_empty("LD_LIBRARY_PATH").filter(|_| !self.request.only_core).map(|_| {
             let mut env = self.request.env.clone();
             env.remove("LD_LIBRARY_PATH");
             loader.in_environment(env)
         });
         let mut bare = without.as_ref().and_then(|l| Process::start(l, &python.executable).0);
         for module in modules {
-            let parts = Parts::of(self, python, module);
+            let parts = Parts::of(self, python, finder, module);
             let mut run = import::Run::new(self, python, finder);
-            let mut subject = run.import(module, &mut process);
+            let core = self.core(python, module).and_then(|(core, file)| run.load(module, core, &file, &mut process));
+            let is_whole = core.is_none();
+            let mut subject = core.unwrap_or_else(|| run.import(module, &mut process));
             if let Some(bare) = &mut bare {
                 import::Run::new(self, python, finder).import(module, bare);
             }
             subject.mapped = self.mapped(&process, bare.as_ref(), 0);
             tried.plans.extend(live::plans(&process, 0, &subject.capability));
             let features = parts.map(|p| p.at_first_use(&subject, &process, bare.as_ref())).unwrap_or_default();
-            let opened: BTreeSet<&str> = features.iter().flat_map(|(f, _)| &f.steps).map(|s| s.file.as_str()).collect();
-            let unreached = run.unreached(&subject, &process, |file| opened.contains(file));
-            subject.steps.extend(unreached);
+            if is_whole {
+                let steps = features.iter().flat_map(|(feature, _)| &feature.steps);
+                let opened: BTreeSet<&str> = steps.map(|s| s.file.as_str()).collect();
+                let unreached = run.unreached(&subject, &process, |file| opened.contains(file));
+                subject.steps.extend(unreached);
+            }
             tried.subjects.push(subject);
             for (subject, plans) in features {
                 tried.subjects.push(subject);
@@ -573,6 +582,12 @@ impl Examination {
         }
         tried.driver = Some(DriverPaths::in_process(&process));
         std::mem::forget((process, bare));
+    }
+
+    /// The extension module that is loaded in place of the import of a framework, where that is wanted, and its file.
+    fn core(&self, python: &Interpreter, module: &str) -> Option<(&'static str, PathBuf)> {
+        let core = frameworks::of_module(module).filter(|_| self.request.only_core)?.core.as_deref()?;
+        Some((core, import::module_file(self, python, core)?))
     }
 
     /// What `process` has mapped, without its first objects; `bare` is the same process without `LD_LIBRARY_PATH`.

@@ -1,7 +1,7 @@
 //! Device code in real wheels: the entries that mldoctor counts by kind, target and PTX version must be those that
 //! NVIDIA's `cuobjdump` lists, and those of torch must be what torch says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ const TOOLS: [(&str, &str); 2] = [
 /// How often there is each kind of code, such as `sm_90a` or `ptx 8.4 compute_90`.
 type Counts = BTreeMap<String, u64>;
 
-/// One trial for each wheel that is there or may be installed, and two for each PyTorch.
+/// One trial for each wheel that is there or may be installed, and three for each PyTorch.
 pub fn trials(torch: &[Arc<Installation>], may_install: bool) -> Vec<Trial> {
     let all = std::env::var("MLDOCTOR_TEST_FATBINS").is_ok_and(|v| v == "all");
     let wheels = WHEELS.iter().chain(if all { MORE } else { &[] });
@@ -61,6 +61,8 @@ pub fn trials(torch: &[Arc<Installation>], may_install: bool) -> Vec<Trial> {
         let (name, tools) = (format!("device code of torch {}", at.release), Arc::clone(&tools));
         let file = library.clone();
         trials.push(Trial::test(format!("{name}, entry by entry"), move || compare(&tools, &[file])));
+        let whole = Arc::clone(at);
+        trials.push(Trial::test(format!("{name}, as its whole import maps it"), move || without_python(&whole)));
         let at = Arc::clone(at);
         trials.push(Trial::test(format!("{name}, by its own account"), move || own_account(&at, &library)));
     }
@@ -103,10 +105,31 @@ fn own_account(at: &Installation, library: &Path) -> Result<(), Failed> {
     if everywhere == flags { Ok(()) } else { Err(format!("{everywhere:?}, and torch says {flags:?}").into()) }
 }
 
+/// `matrix` loads `torch._C` alone. The files with device code must be those of all that `import torch` does.
+fn without_python(at: &Installation) -> Result<(), Failed> {
+    let python = at.python();
+    let of = |command: &[&str]| {
+        let arguments = command.iter().map(PathBuf::from).chain(["--python".into(), python.clone(), "torch".into()]);
+        answer(&arguments.collect::<Vec<_>>())
+    };
+    let paths = |modules: &Value| -> BTreeSet<String> {
+        modules.as_array().unwrap().iter().map(|m| m["path"].as_str().unwrap().to_owned()).collect()
+    };
+    let facts = of(&["facts", "--image"]);
+    let whole = paths(&facts["kernels"][0]["modules"]);
+    let matrix = paths(&of(&["matrix", "--image", "--format", "json"])["modules"]);
+    if whole == matrix && !whole.is_empty() { Ok(()) } else { Err(format!("{matrix:?}, not {whole:?}").into()) }
+}
+
 fn facts(files: &[PathBuf]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_mldoctor")).args(["facts", "--image"]).args(files).output().unwrap();
+    answer(&[&["facts".into(), "--image".into()], files].concat())
+}
+
+/// The JSON that the program prints.
+fn answer(arguments: &[PathBuf]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_mldoctor")).args(arguments).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-        panic!("no facts ({e}): {}", String::from_utf8_lossy(&output.stderr));
+        panic!("{arguments:?}: no JSON ({e}): {}", String::from_utf8_lossy(&output.stderr));
     })
 }
 

@@ -128,6 +128,7 @@ fn request(root: PathBuf, targets: &[String], env: Environment) -> Request {
         live: None,
         assumed: Assumed::default(),
         code: CodeDepth::Nothing,
+        only_core: false,
     }
 }
 

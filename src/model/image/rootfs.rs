@@ -407,9 +407,16 @@ impl Rootfs {
     /// # Errors
     /// As `readlink(2)`; `Other(EINVAL)` if it is not a link.
     pub fn read_link(&self, path: &Path) -> Result<PathBuf, FileError> {
-        match self.node(&self.canonicalize_parent(path)?)? {
-            Node::Link(target) => Ok(target),
-            Node::Other(_) => Err(FileError::Other(Errno::INVAL)),
+        self.target(&self.canonicalize_parent(path)?)
+    }
+
+    fn target(&self, resolved: &Path) -> Result<PathBuf, FileError> {
+        match &self.inner.source {
+            Source::Directory { root, .. } => {
+                let target = rustix::fs::readlinkat(root, relative(resolved), Vec::new())?;
+                Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+            }
+            Source::Archive(tree, _) => tree.read_link(resolved)?.ok_or(FileError::Other(Errno::INVAL)),
         }
     }
 
@@ -681,14 +688,7 @@ impl Rootfs {
         if stat.file_type() != FileType::Symlink {
             return Ok(Node::Other(stat));
         }
-        let target = match &self.inner.source {
-            Source::Directory { root, .. } => {
-                let target = rustix::fs::readlinkat(root, relative(resolved), Vec::new())?;
-                PathBuf::from(OsString::from_vec(target.into_bytes()))
-            }
-            Source::Archive(tree, _) => tree.read_link(resolved)?.ok_or(FileError::Other(Errno::INVAL))?,
-        };
-        Ok(Node::Link(target))
+        Ok(Node::Link(self.target(resolved)?))
     }
 
     /// Follows all links. A path whose last component does not exist resolves, without a `stat`.

@@ -151,6 +151,18 @@ impl<'r> Finder<'r> {
         }
     }
 
+    /// Whether `name` is a module, with everything that may make it one.
+    pub fn finds(&self, name: &str) -> bool {
+        let mut search: Option<Search> = None;
+        let mut ends = name.match_indices('.').map(|(at, _)| at).chain([name.len()]);
+        ends.all(|end| {
+            let tail = name[..end].rsplit('.').next().unwrap_or_default();
+            let spec = self.find_module(&name[..end], tail, search.as_ref());
+            search = spec.as_ref().and_then(Spec::search);
+            spec.is_some()
+        })
+    }
+
     /// Where an editable installation leads for the module `name`, whether it is there or not.
     pub fn redirect(&self, name: &str) -> Option<&Redirect> {
         self.redirects.get(name).map(|r| r.redirect)
