@@ -357,7 +357,8 @@ impl<'e> Parts<'e> {
             return vec![step(&name, outcome, tells == 2)];
         }
         // Only paths, and none of them exists.
-        let would_be = names.iter().find_map(|n| self.would_be(n)).filter(|_| !open.optional);
+        let would_be = names.iter().find_map(|n| self.would_be(n)).or_else(|| self.unmatched(&names, open));
+        let would_be = would_be.filter(|_| !open.optional);
         would_be.map(|path| step(&path, self.dlopen(process, &path, by, mode), false)).into_iter().collect()
     }
 
@@ -493,6 +494,14 @@ impl<'e> Parts<'e> {
         let paths = places::expand(self.examination, self.python, name);
         let in_place = |p: &&PathBuf| p.parent().is_some_and(|d| self.examination.rootfs.is_dir(d));
         paths.iter().find(in_place).or(paths.first()).map(|p| display(p))
+    }
+
+    /// Of patterns that match nothing, the one that says most of what it is to match, where a message tells of that.
+    fn unmatched(&self, names: &[String], open: &Open) -> Option<String> {
+        open.absent.as_ref()?;
+        let said = |name: &&String| name.rsplit('/').next().and_then(|file| file.find('*'));
+        let paths = places::filled(self.examination, self.python, names.iter().max_by_key(said)?);
+        paths.first().map(|path| display(path))
     }
 
     /// Imports an extension module from whichever entry of `sys.path` has it, or another module with what it imports.

@@ -27,6 +27,21 @@ const MAX_WALK: usize = 5_000;
 /// The paths that a pattern stands for, in the order in which they are tried; they need not exist unless the file name
 /// is a pattern.
 pub fn expand(examination: &Examination, python: &Interpreter, pattern: &str) -> Vec<PathBuf> {
+    let paths = filled(examination, python, pattern);
+    let rootfs = &examination.rootfs;
+    let matches = |path: PathBuf| {
+        let (parent, name) = (path.parent().unwrap_or(&path), path.file_name().and_then(OsStr::to_str));
+        let parents = match parent.ends_with("**") {
+            true => below(rootfs, parent.parent().unwrap_or(parent)),
+            false => vec![parent.to_owned()],
+        };
+        parents.into_iter().flat_map(|p| glob(rootfs, &p, name.unwrap_or_default())).collect::<Vec<_>>()
+    };
+    if pattern.contains('*') { paths.into_iter().flat_map(matches).collect() } else { paths }
+}
+
+/// What a pattern stands for but for the files that it matches.
+pub fn filled(examination: &Examination, python: &Interpreter, pattern: &str) -> Vec<PathBuf> {
     let pattern = pattern.replace("{arch}", &Machine::host().name());
     let Some((start, rest)) = pattern.split_once('/') else { return Vec::new() };
     let directories: Vec<PathBuf> = match start {
@@ -36,21 +51,7 @@ pub fn expand(examination: &Examination, python: &Interpreter, pattern: &str) ->
         "{prefix}" => vec![python.prefix.clone()],
         _ => start.strip_prefix('$').map(|variable| of_variable(examination, variable)).unwrap_or_default(),
     };
-    let paths = directories.into_iter().map(|d| examination.request.cwd.join(d).join(rest));
-    if !rest.contains('*') {
-        return paths.collect();
-    }
-    let rootfs = &examination.rootfs;
-    paths
-        .flat_map(|path| {
-            let (parent, name) = (path.parent().unwrap_or(&path), path.file_name().and_then(OsStr::to_str));
-            let parents = match parent.ends_with("**") {
-                true => below(rootfs, parent.parent().unwrap_or(parent)),
-                false => vec![parent.to_owned()],
-            };
-            parents.into_iter().flat_map(|p| glob(rootfs, &p, name.unwrap_or_default())).collect::<Vec<_>>()
-        })
-        .collect()
+    directories.into_iter().map(|d| examination.request.cwd.join(d).join(rest)).collect()
 }
 
 /// A directory and those below it, links to directories followed as `glob` does.
