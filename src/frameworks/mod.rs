@@ -141,7 +141,8 @@ pub struct Open {
     /// whose words before these stand in the bytes of `by`; one alone counts always.
     #[serde(default)]
     pub sees: Vec<String>,
-    /// What a user sees instead if there is nothing under any of the names.
+    /// What a user sees instead if there is nothing under any of the names. Patterns that match nothing fail only where this
+    /// is told.
     pub absent: Option<String>,
 }
 

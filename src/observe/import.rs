@@ -39,6 +39,8 @@ const CV2_LOST: &str =
 const MAX_CYTHON: u64 = 64 * 1024 * 1024;
 /// What compiled modules import that cffi made.
 const CFFI: &str = "_cffi_backend";
+/// The module that compiled code imports for NumPy's C API, of NumPy 2; of NumPy 1 it is in `numpy.core`.
+const NUMPY_API: &str = "core._multiarray_umath";
 /// How Python code opens libraries.
 const OPENS: &[&str] = &["CDLL(", "LoadLibrary(", "dlopen(", "load_library("];
 
@@ -517,6 +519,17 @@ impl World for Round<'_, '_, '_> {
             }
         }
         None
+    }
+
+    /// `_import_array` in `numpy/__multiarray_api.h` has the name of the module; what is compiled without a call of it has
+    /// not. Cython raises what it raises; what is written in C++ may do without (DuckDB), as Python's own modules do.
+    fn imports_numpy(&self, extension: &Extension<'_>) -> bool {
+        let is_of_python = extension.path.starts_with(self.records.python.stdlib.join("lib-dynload"));
+        let loaded = self.process.loaded(extension.path.as_os_str()).filter(|_| !is_of_python);
+        loaded.is_some_and(|id| {
+            let [texts, _] = self.process.object(id).file.elf.data_from_texts();
+            contains(texts, NUMPY_API) && cython(texts).is_some()
+        })
     }
 
     fn open(&mut self, module: &str, chain: &[Site], when: When) -> Result<(), Raised> {

@@ -341,6 +341,10 @@ impl World for Broken {
         None
     }
 
+    fn imports_numpy(&self, _: &Extension<'_>) -> bool {
+        false
+    }
+
     fn open(&mut self, _: &str, _: &[Site], _: When) -> Result<(), Raised> {
         Ok(())
     }

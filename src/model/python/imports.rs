@@ -27,6 +27,8 @@ const MAX_MODULES: usize = 20_000;
 /// Depth of the chain of imports and calls; Python's own recursion limit allows a few hundred.
 const MAX_DEPTH: usize = 300;
 
+const NUMPY: &str = "numpy";
+
 /// Modules compiled into the interpreter whose initialisation function has an unusual name or is not exported.
 const BUILT_IN: &[&str] = &[
     "sys",
@@ -180,6 +182,9 @@ pub trait World {
     /// A module that is lost and that the code of an extension module imports as it is initialised, or that of one which
     /// it imports; with the file of that code.
     fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)>;
+    /// Whether the code of an extension module imports NumPy for its C API (`import_array`), as it is initialised, and fails
+    /// with it.
+    fn imports_numpy(&self, extension: &Extension<'_>) -> bool;
     /// Opens what the source of a module opens by itself, as its statements begin or when they are done.
     ///
     /// # Errors
@@ -383,6 +388,9 @@ impl<'a, W: World> Importer<'a, W> {
     /// An extension module, and what its code imports.
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
         self.world.load(extension)?;
+        if !self.modules.contains_key(NUMPY) && self.finder.finds(NUMPY) && self.world.imports_numpy(extension) {
+            self.import_dotted(NUMPY, Catches::default())?;
+        }
         let Some((module, by)) = self.world.lost_import(extension) else { return Ok(()) };
         let (chain, by) = (extension.chain.to_vec(), Some(by));
         self.trace.missing.push(Miss { module, chain, asked: Asked::Itself, by, doubt: None });
