@@ -30,7 +30,8 @@ pub struct Framework {
     pub module: String,
     /// Distributions that bring it; an image that has one of them is meant to use the framework.
     pub distributions: Vec<String>,
-    /// Extension module without which no part can be judged; the whole import where it is not given.
+    /// Extension module without which no part can be judged, and which loads all the device code of the import; the whole
+    /// import where it is not given.
     pub core: Option<String>,
     /// Where it says which CUDA release it was built for.
     pub cuda: Option<Release>,

@@ -92,7 +92,7 @@ impl<'e> Parts<'e> {
             if is_spared(open, &steps) {
                 continue;
             }
-            for step in self.open(feature, open, process) {
+            for step in self.open(feature, open, process)? {
                 if !step.breaks() {
                     steps.push(step);
                 } else if !is_assumed(&step.file) {
@@ -131,7 +131,8 @@ impl<'e> Parts<'e> {
                     let is_same = |a: &Step, b: &Step| a.what == b.what && a.file == b.file;
                     subject.steps.retain(|step| !import.steps.iter().any(|known| is_same(known, step)));
                     if subject.steps.is_empty() {
-                        subject.unknown = Some("the libraries that would open something are not in the process".into());
+                        let why = "the libraries that would open something are not in the process";
+                        subject.unknown.get_or_insert(why.into());
                     }
                 }
                 Err(Unfit::NotApplicable(why)) => subject.not_applicable = Some(why),
@@ -255,7 +256,10 @@ impl<'e> Parts<'e> {
             if is_spared(open, &subject.steps) {
                 continue;
             }
-            subject.steps.extend(self.open(feature, open, process));
+            match self.open(feature, open, process) {
+                Ok(steps) => subject.steps.extend(steps),
+                Err(why) => _ = subject.unknown.get_or_insert(why),
+            }
         }
         subject.steps.extend(feature.files.iter().map(|file| self.look_for(file)));
         for tool in &feature.tools {
@@ -266,11 +270,19 @@ impl<'e> Parts<'e> {
         }
     }
 
-    fn open(&self, feature: &Feature, open: &Open, process: &mut Process<'_>) -> Vec<Step> {
-        match open.by.as_str() {
-            "python" => open.names.iter().flat_map(|module| self.import(module, open, process)).collect(),
-            _ => self.opens(feature, open, process),
+    /// What comes of it.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    fn open(&self, feature: &Feature, open: &Open, process: &mut Process<'_>) -> Result<Vec<Step>, String> {
+        if open.by != "python" {
+            return Ok(self.opens(feature, open, process));
         }
+        let mut steps = Vec::new();
+        for module in &open.names {
+            steps.extend(self.import(module, open, process)?);
+        }
+        Ok(steps)
     }
 
     /// Opens the first of the names that is there; tells of the last failure otherwise. Nothing where the library whose
@@ -505,15 +517,18 @@ impl<'e> Parts<'e> {
     }
 
     /// Imports an extension module from whichever entry of `sys.path` has it, or another module with what it imports.
-    fn import(&self, module: &str, open: &Open, process: &mut Process<'_>) -> Vec<Step> {
+    fn import(&self, module: &str, open: &Open, process: &mut Process<'_>) -> Result<Vec<Step>, String> {
         let extension = module_file(self.examination, self.python, module);
-        if let Some(finder) = self.finder.filter(|finder| extension.is_none() && finder.finds(module)) {
+        if let Some(finder) = self.finder.filter(|finder| extension.is_none() && finder.find_dotted(module).is_some()) {
             let mut run = Run::new(self.examination, self.python, finder);
-            let mut steps = run.import_after(Some(&self.framework.module), module, process).steps;
+            let Subject { mut steps, unknown, .. } = run.import_after(Some(&self.framework.module), module, process);
+            if let Some(why) = unknown.filter(|_| !steps.iter().any(Step::breaks)) {
+                return Err(why);
+            }
             for step in steps.iter_mut().filter(|s| s.breaks() && matches!(s.outcome, StepOutcome::NotFound(_))) {
                 step.user_sees = open.absent.clone().or(step.user_sees.take());
             }
-            return steps;
+            return Ok(steps);
         }
         let (file, outcome) = match extension {
             Some(path) => {
@@ -536,7 +551,7 @@ impl<'e> Parts<'e> {
         let not_found =
             || open.absent.clone().unwrap_or_else(|| format!("ModuleNotFoundError: No module named '{top}'"));
         let user_sees = matches!(outcome, StepOutcome::NotFound(_)).then(not_found);
-        vec![Step {
+        let step = Step {
             what: format!("import {module}"),
             how: How::Import,
             file,
@@ -544,7 +559,8 @@ impl<'e> Parts<'e> {
             weight: Weight::Required,
             outcome,
             user_sees,
-        }]
+        };
+        Ok(vec![step])
     }
 
     fn look_for(&self, file: &File) -> Step {

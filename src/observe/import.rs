@@ -119,7 +119,8 @@ impl<'e> Run<'e> {
             let failed = steps.iter().rposition(Step::breaks);
             let missed = trace.missing.last();
             // A lost name raises ImportError as a library does that does not load; it was noted after every step.
-            let is_name = |asked: &Asked| matches!(asked, Asked::NameOf(..) | Asked::Directory(Some(_)));
+            let is_name =
+                |asked: &Asked| matches!(asked, Asked::NameOf(..) | Asked::Directory(Some(_)) | Asked::Compiled);
             let lost_name = missed.is_some_and(|m| is_name(&m.asked) && !assumed.contains(&m.module));
             match (failed, missed) {
                 (Some(at), _) if outcome != Err(Raised::NotFound) && !lost_name => {
@@ -300,6 +301,7 @@ impl<'e> Run<'e> {
             _ if module == TORCH_C => TORCH_C_LOST.to_owned(),
             _ if module == "cv2.cv2" => CV2_LOST.to_owned(),
             Asked::Itself | Asked::Directory(None) => not_there(module, redirect),
+            Asked::Compiled => "size changed, may indicate binary incompatibility".to_owned(),
             Asked::Directory(Some(name)) => {
                 format!("ImportError: cannot import name '{name}' from '{module}' (unknown location)")
             }

@@ -151,16 +151,16 @@ impl<'r> Finder<'r> {
         }
     }
 
-    /// Whether `name` is a module, with everything that may make it one.
-    pub fn finds(&self, name: &str) -> bool {
-        let mut search: Option<Search> = None;
-        let mut ends = name.match_indices('.').map(|(at, _)| at).chain([name.len()]);
-        ends.all(|end| {
-            let tail = name[..end].rsplit('.').next().unwrap_or_default();
-            let spec = self.find_module(&name[..end], tail, search.as_ref());
-            search = spec.as_ref().and_then(Spec::search);
-            spec.is_some()
-        })
+    /// The module `name` in its packages, with dots.
+    pub fn find_dotted(&self, name: &str) -> Option<Spec> {
+        let (mut spec, mut search) = (None, None);
+        for end in name.match_indices('.').map(|(at, _)| at).chain([name.len()]) {
+            let tail = name[..end].rsplit('.').next()?;
+            let found = self.find_module(&name[..end], tail, search.as_ref())?;
+            search = found.search();
+            spec = Some(found);
+        }
+        spec
     }
 
     /// Where an editable installation leads for the module `name`, whether it is there or not.

@@ -142,6 +142,8 @@ pub struct Miss {
 pub enum Asked {
     /// By its own name.
     Itself,
+    /// By its own name, by code that wants what only the compiled module has; Python imports its source in its place.
+    Compiled,
     /// `from package import module`, with the package's file, and whether it is still being imported itself.
     NameOf(PathBuf, bool),
     /// By its own name, which a directory has too: that of an extension module's stubs is imported in its place, and
@@ -388,13 +390,22 @@ impl<'a, W: World> Importer<'a, W> {
     /// An extension module, and what its code imports.
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
         self.world.load(extension)?;
-        if !self.modules.contains_key(NUMPY) && self.finder.finds(NUMPY) && self.world.imports_numpy(extension) {
+        if !self.modules.contains_key(NUMPY)
+            && self.finder.find_dotted(NUMPY).is_some()
+            && self.world.imports_numpy(extension)
+        {
             self.import_dotted(NUMPY, Catches::default())?;
         }
         let Some((module, by)) = self.world.lost_import(extension) else { return Ok(()) };
         let (chain, by) = (extension.chain.to_vec(), Some(by));
-        self.trace.missing.push(Miss { module, chain, asked: Asked::Itself, by, doubt: None });
-        Err(Raised::NotFound)
+        let (mut asked, mut raised) = (Asked::Itself, Raised::NotFound);
+        if let Some(Spec::Source { .. }) = self.finder.find_dotted(&module) {
+            self.import_dotted(&module, Catches::default())?;
+            // `__Pyx_ImportType` raises ValueError, and `__Pyx_ImportFunction` AttributeError.
+            (asked, raised) = (Asked::Compiled, Raised::Other);
+        }
+        self.trace.missing.push(Miss { module, chain, asked, by, doubt: None });
+        Err(raised)
     }
 
     /// The importers of `sys.meta_path`: what is compiled in, then files.
