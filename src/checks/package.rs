@@ -26,7 +26,11 @@ pub struct Packages<'p> {
 /// What brings the library `name`.
 pub fn that_brings(facts: &Facts, name: &str) -> Fix {
     let Some(p) = providers_here(facts, name) else {
-        return Fix::words(format!("bring {name} back: copy the whole directory that holds it, links included"));
+        return Fix::words(match name.contains('*') {
+            // What is looked for by a pattern may never have been there.
+            true => format!("bring a file that {name} matches, or one to another place that is looked in"),
+            false => format!("bring {name} back: copy the whole directory that holds it, links included"),
+        });
     };
     if p.are_nvidia() && python(facts).is_some() {
         if let Some(d) = p.pypi.iter().find_map(|wanted| installed(facts, requirement_name(wanted))) {
