@@ -128,8 +128,6 @@ impl<'e> Parts<'e> {
             match self.described(id, process) {
                 Ok(feature) => {
                     self.try_out(feature, process, &mut subject);
-                    let is_same = |a: &Step, b: &Step| a.what == b.what && a.file == b.file;
-                    subject.steps.retain(|step| !import.steps.iter().any(|known| is_same(known, step)));
                     if subject.steps.is_empty() {
                         let why = "the libraries that would open something are not in the process";
                         subject.unknown.get_or_insert(why.into());
@@ -519,25 +517,30 @@ impl<'e> Parts<'e> {
     /// Imports an extension module from whichever entry of `sys.path` has it, or another module with what it imports.
     fn import(&self, module: &str, open: &Open, process: &mut Process<'_>) -> Result<Vec<Step>, String> {
         let extension = module_file(self.examination, self.python, module);
-        if let Some(finder) = self.finder.filter(|finder| extension.is_none() && finder.find_dotted(module).is_some()) {
-            let mut run = Run::new(self.examination, self.python, finder);
-            let Subject { mut steps, unknown, .. } = run.import_after(Some(&self.framework.module), module, process);
-            if let Some(why) = unknown.filter(|_| !steps.iter().any(Step::breaks)) {
-                return Err(why);
-            }
-            for step in steps.iter_mut().filter(|s| s.breaks() && matches!(s.outcome, StepOutcome::NotFound(_))) {
-                step.user_sees = open.absent.clone().or(step.user_sees.take());
-            }
-            return Ok(steps);
-        }
-        let (file, outcome) = match extension {
-            Some(path) => {
+        let finder = self.finder.filter(|finder| extension.is_none() && finder.find_dotted(module).is_some());
+        let (file, outcome) = match (extension, finder) {
+            (Some(path), _) => {
                 let file = display(&path);
                 let by = interpreter(process);
                 let outcome = self.dlopen(process, &file, by, Mode::NOW);
                 (file, outcome)
             }
-            None => (
+            (None, Some(finder)) => {
+                let mut run = Run::new(self.examination, self.python, finder);
+                let Subject { mut steps, unknown, .. } =
+                    run.import_after(Some(&self.framework.module), module, process);
+                // What went well, or was done without, is told of the import already.
+                steps.retain(Step::breaks);
+                for step in steps.iter_mut().filter(|s| matches!(s.outcome, StepOutcome::NotFound(_))) {
+                    step.user_sees = open.absent.clone().or(step.user_sees.take());
+                }
+                match unknown {
+                    _ if !steps.is_empty() => return Ok(steps),
+                    Some(why) => return Err(why),
+                    None => (module.to_owned(), StepOutcome::Ok(module.to_owned())),
+                }
+            }
+            (None, None) => (
                 module.to_owned(),
                 StepOutcome::NotFound(Absence {
                     kind: "module".into(),

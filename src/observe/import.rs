@@ -528,9 +528,9 @@ impl World for Round<'_, '_, '_> {
     fn imports_numpy(&self, extension: &Extension<'_>) -> bool {
         let is_of_python = extension.path.starts_with(self.records.python.stdlib.join("lib-dynload"));
         let loaded = self.process.loaded(extension.path.as_os_str()).filter(|_| !is_of_python);
-        loaded.is_some_and(|id| {
-            let [texts, _] = self.process.object(id).file.elf.data_from_texts();
-            contains(texts, NUMPY_API) && cython(texts).is_some()
+        loaded.map(|id| &self.process.object(id).file).is_some_and(|file| {
+            let [texts, _] = file.elf.data_from_texts();
+            file.size <= MAX_CYTHON && contains(texts, NUMPY_API) && cython(texts).is_some()
         })
     }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Change, Installation, agree, command, must, shared_objects, wheel};
 
 /// What is installed, what is imported, and the directories whose libraries are taken away in turn.
-const PACKAGES: [(&str, &str, &[&str]); 18] = [
+const PACKAGES: [(&str, &str, &[&str]); 20] = [
     // Takes itself out of `sys.modules` and imports itself again.
     ("opencv-python-headless==5.0.0.93", "cv2", &["cv2"]),
     // A function that returns early; SWIG's wrapper.
@@ -23,6 +23,10 @@ const PACKAGES: [(&str, &str, &[&str]); 18] = [
     ("scikit-learn==1.9.1", "sklearn", &["numpy/random", "scipy/_lib", "sklearn/__check_build"]),
     // What its classes ask NumPy for.
     ("pandas==3.1.1", "pandas", &["numpy/random"]),
+    // Compiled code that imports NumPy, which no statement of Python does.
+    ("pycocotools==2.0.11", "pycocotools.mask", &["numpy.libs"]),
+    // The source of a lost module is imported in its place, and raises what no handler catches.
+    ("requests==2.32.5", "requests", &["charset_normalizer"]),
     // A directory of stubs beside the extension module; what cffi made.
     ("cryptography==50.0.2", "cryptography.fernet", &["."]),
     // What computed names import, and what a variable decides.

@@ -391,7 +391,7 @@ impl<'a, W: World> Importer<'a, W> {
     fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
         self.world.load(extension)?;
         if !self.modules.contains_key(NUMPY)
-            && self.finder.find_dotted(NUMPY).is_some()
+            && self.find(NUMPY, NUMPY, None).is_some()
             && self.world.imports_numpy(extension)
         {
             self.import_dotted(NUMPY, Catches::default())?;
