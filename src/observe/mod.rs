@@ -1,10 +1,12 @@
 //! Observing: the only part that reads the image. What is found out goes into [`Facts`], without judgement.
 
+mod environment;
 mod features;
 mod import;
 mod kernels;
 mod libcuda;
 pub mod live;
+mod modules;
 mod places;
 mod recorded;
 mod scan;
@@ -13,10 +15,8 @@ mod surroundings;
 mod tools;
 mod workload;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,8 @@ use crate::driver::Cuda;
 use crate::facts::driver::Library;
 use crate::facts::surroundings::Surroundings;
 use crate::facts::{
-    Absence, Assumed, Distribution, Driver, Facts, How, Image, Kernels, Libraries, LoaderFacts, Mapped, Node, Observed,
-    Os, Python, SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
+    Absence, Assumed, Driver, Facts, How, Image, Kernels, Libraries, LoaderFacts, Mapped, Node, Observed, Os, Python,
+    SCHEMA, Scope, Step, StepOutcome, Subject, Target, Weight,
 };
 use crate::frameworks::{self, Framework};
 use crate::image::archive::ArchiveError;
@@ -34,12 +34,12 @@ use crate::image::{Credentials, Rootfs, programs};
 use crate::loader::{DynamicLoader, Environment, Failure, Libc, LoadError, Loaded, Loader, Process};
 use crate::node::{self, Processes};
 use crate::parallel;
-use crate::python::distributions::{Installed, installed, with_required};
+use crate::python::distributions::{Installed, installed};
 use crate::python::site::{SysPath, sys_path};
 use crate::python::{Finder, Interpreter};
 use crate::record::profile::Profile;
 
-use features::Parts;
+use environment::shown_environment;
 pub use kernels::CodeDepth;
 pub use live::{Depth, Live};
 use live::{DriverPaths, Plan, Prober};
@@ -130,9 +130,6 @@ impl Workload {
         }
     }
 }
-
-/// Distributions that compile when they are first used, which is of interest to who uses them.
-const COMPILING: &[&str] = &["deepspeed", "flashinfer-python"];
 
 /// Where programs and libraries that name no loader of their own find one.
 const LOADERS: &[&str] = &[
@@ -495,101 +492,6 @@ impl Examination {
         }
     }
 
-    /// All modules are imported by one process, in the order given.
-    fn modules(&self, modules: &[&str], tried: &mut Tried) {
-        let python = match &self.python {
-            Some(Ok(python)) => python,
-            other => {
-                let looked_at = match other {
-                    Some(Err(none)) => none.tried.iter().map(|(p, why)| format!("{}: {why}", p.display())).collect(),
-                    _ => Vec::new(),
-                };
-                for module in modules {
-                    tried.subjects.push(self.no_interpreter(module, looked_at.clone()));
-                }
-                return;
-            }
-        };
-        let loader = match self.loader(Some(&python.real)) {
-            Ok(loader) => loader,
-            Err((named, _)) => {
-                let why = match named {
-                    Some(path) => {
-                        format!("{}: its dynamic loader {} is not there", python.real.display(), path.display())
-                    }
-                    None => format!("{}: no dynamic loader in the image", python.real.display()),
-                };
-                for module in modules {
-                    tried.subjects.push(self.no_interpreter(module, vec![why.clone()]));
-                }
-                return;
-            }
-        };
-        let finder = Finder::new(&self.rootfs, python, &self.sys_path);
-        let stop = AtomicBool::new(false);
-        let imports = || {
-            self.imports(modules, python, &loader, &finder, tried);
-            stop.store(true, Ordering::Relaxed);
-        };
-        let followed: Vec<&str> = modules.iter().copied().filter(|m| self.core(python, m).is_none()).collect();
-        parallel::join(imports, || finder.read_ahead(&followed, &stop));
-        tried.loader = Some(loader_facts(&loader));
-        // The process ends soon, and takes less time for it than giving back a hundred thousand pieces of memory does.
-        std::mem::forget((finder, loader));
-    }
-
-    fn imports(&self, modules: &[&str], python: &Interpreter, loader: &Loader, finder: &Finder<'_>, tried: &mut Tried) {
-        let (process, errors) = Process::start(loader, &python.executable);
-        let Some(mut process) = process.filter(|_| !errors.iter().any(LoadError::is_fatal)) else {
-            for module in modules {
-                let mut subject = Subject::new(format!("import:{module}"));
-                let failure = Failure { errors: errors.clone(), loaded: Vec::new() };
-                subject.steps.push(exec_step(&python.executable, Err(failure)));
-                tried.subjects.push(subject);
-            }
-            return;
-        };
-        // What would be loaded without LD_LIBRARY_PATH tells what it changes.
-        let without = self.request.env.non_empty("LD_LIBRARY_PATH").filter(|_| !self.request.only_core).map(|_| {
-            let mut env = self.request.env.clone();
-            env.remove("LD_LIBRARY_PATH");
-            loader.in_environment(env)
-        });
-        let mut bare = without.as_ref().and_then(|l| Process::start(l, &python.executable).0);
-        for module in modules {
-            let parts = Parts::of(self, python, finder, module);
-            let mut run = import::Run::new(self, python, finder);
-            let core = self.core(python, module).and_then(|(core, file)| run.load(module, core, &file, &mut process));
-            let is_whole = core.is_none();
-            let mut subject = core.unwrap_or_else(|| run.import(module, &mut process));
-            if let Some(bare) = &mut bare {
-                import::Run::new(self, python, finder).import(module, bare);
-            }
-            subject.mapped = self.mapped(&process, bare.as_ref(), 0);
-            tried.plans.extend(live::plans(&process, 0, &subject.capability));
-            let features = parts.map(|p| p.at_first_use(&subject, &process, bare.as_ref())).unwrap_or_default();
-            if is_whole {
-                let steps = features.iter().flat_map(|(feature, _)| &feature.steps);
-                let opened: BTreeSet<&str> = steps.map(|s| s.file.as_str()).collect();
-                let unreached = run.unreached(&subject, &process, |file| opened.contains(file));
-                subject.steps.extend(unreached);
-            }
-            tried.subjects.push(subject);
-            for (subject, plans) in features {
-                tried.subjects.push(subject);
-                tried.plans.extend(plans);
-            }
-        }
-        tried.driver = Some(DriverPaths::in_process(&process));
-        std::mem::forget((process, bare));
-    }
-
-    /// The extension module that is loaded in place of the import of a framework, where that is wanted, and its file.
-    fn core(&self, python: &Interpreter, module: &str) -> Option<(&'static str, PathBuf)> {
-        let core = frameworks::of_module(module).filter(|_| self.request.only_core)?.core.as_deref()?;
-        Some((core, import::module_file(self, python, core)?))
-    }
-
     /// What `process` has mapped, without its first objects; `bare` is the same process without `LD_LIBRARY_PATH`.
     fn mapped(&self, process: &Process<'_>, bare: Option<&Process<'_>>, without_first: usize) -> Vec<Mapped> {
         let real = |path: &Path| self.rootfs.canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -606,26 +508,6 @@ impl Examination {
                 Mapped { soname, path: path.to_string_lossy().into_owned(), via, without_ld_library_path: elsewhere }
             })
             .collect()
-    }
-
-    fn no_interpreter(&self, module: &str, tried: Vec<String>) -> Subject {
-        let mut subject = Subject::new(format!("import:{module}"));
-        let name = self.request.python.as_ref().map_or("python3".into(), |p| p.to_string_lossy().into_owned());
-        subject.steps.push(Step {
-            what: "start the Python interpreter".into(),
-            how: How::File,
-            file: name.clone(),
-            because: Vec::new(),
-            weight: Weight::Required,
-            outcome: StepOutcome::NotFound(Absence {
-                kind: "interpreter".into(),
-                name,
-                searched: tried,
-                notes: Vec::new(),
-            }),
-            user_sees: None,
-        });
-        subject
     }
 
     /// `load:PATH`: an executable is started, a shared object is loaded by a process of its own.
@@ -680,57 +562,6 @@ impl Examination {
         }
         tried.subjects.push(subject);
     }
-
-    fn python_facts(
-        &self,
-        python: &Result<Interpreter, crate::python::NoInterpreter>,
-        modules: &[&str],
-    ) -> Observed<Python> {
-        let python = match python {
-            Ok(python) => python,
-            Err(none) => {
-                let tried: Vec<String> = none.tried.iter().map(|(p, why)| format!("{}: {why}", p.display())).collect();
-                return Observed::Absent(tried.join("; "));
-            }
-        };
-        let mut named: Vec<&str> = modules.to_vec();
-        for module in modules {
-            if let Some(framework) = frameworks::of_module(module) {
-                named.extend(framework.distributions.iter().map(String::as_str));
-                named.extend(["triton"]);
-            }
-        }
-        let matters = |name: &str| name.starts_with("nvidia-") || named.contains(&name);
-        Observed::Seen(Python {
-            executable: python.executable.to_string_lossy().into_owned(),
-            real: python.real.to_string_lossy().into_owned(),
-            version: format!("{}.{}", python.version.0, python.version.1),
-            sys_path: self.sys_path.entries.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
-            suffixes: python.suffixes.clone(),
-            distributions: self
-                .installed
-                .iter()
-                .map(|d| Distribution {
-                    name: d.name.clone(),
-                    version: d.version.clone(),
-                    location: d.location.to_string_lossy().into_owned(),
-                    problems: if matters(&d.name) { d.problems(&self.rootfs) } else { Vec::new() },
-                })
-                .collect(),
-            required: self.required_by(modules),
-        })
-    }
-
-    /// What the distributions of all `modules` require, if each is of one.
-    fn required_by(&self, modules: &[&str]) -> Option<Vec<String>> {
-        let is_asked = |d: &Installed| COMPILING.contains(&d.name.as_str());
-        if self.request.targets.is_empty() || !self.installed.iter().any(is_asked) {
-            return None;
-        }
-        let own = |module: &&str| Some(kernels::distribution(self, module)?.0.name.clone());
-        let own = modules.iter().map(own).collect::<Option<_>>()?;
-        Some(with_required(&self.rootfs, &self.installed, own))
-    }
 }
 
 /// A file is judged as if everything were bound when it is loaded.
@@ -779,63 +610,4 @@ fn os_release(rootfs: &Rootfs) -> Option<Os> {
             .unwrap_or_default()
     };
     Some(Os { id: value("ID"), like: value("ID_LIKE"), version: value("VERSION_ID") })
-}
-
-/// Variables that bear on loading, on the driver, or on what CUDA does.
-const SHOWN: &[&str] = &[
-    "PATH",
-    "HOME",
-    "USER",
-    "TMPDIR",
-    "VIRTUAL_ENV",
-    "CC",
-    "CXX",
-    "OMP_NUM_THREADS",
-    "COMPUTE_PROFILE",
-    "XDG_CACHE_HOME",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "LOGNAME",
-    "FLASHINFER_WORKSPACE_BASE",
-    "VLLM_CACHE_ROOT",
-];
-/// Beginnings of such variables.
-const SHOWN_PREFIXES: &[&str] = &[
-    "LD_",
-    "PYTHON",
-    "CONDA_PREFIX",
-    "CUDA_",
-    "NVIDIA_",
-    "NSIGHT_",
-    "NCCL_",
-    "NVSHMEM_",
-    "TORCH",
-    "PYTORCH_",
-    "TRITON_",
-    "BNB_",
-    "CUDNN_",
-    "CUBLAS_",
-    "CUPY_",
-    "NUMBA_",
-    "XLA_",
-    "TF_",
-    "GLIBC_TUNABLES",
-];
-/// Parts of names whose values nobody else is to read.
-const SECRETS: &[&str] = &["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY"];
-
-/// Whether a variable of this name holds what nobody else is to read.
-fn is_secret(name: &str) -> bool {
-    SECRETS.iter().any(|part| name.contains(part))
-}
-
-fn shown_environment(env: &Environment) -> Vec<(String, String)> {
-    let is_shown = |name: &str| {
-        !is_secret(name) && (SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-    };
-    env.iter()
-        .filter(|(name, _)| name.to_str().is_some_and(is_shown))
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .collect()
 }

@@ -13,7 +13,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 
-use super::{CodeDepth, Error, Examination, Request, is_secret, scan};
+use super::environment::is_secret;
+use super::{CodeDepth, Error, Examination, Request, scan};
 use crate::facts::size::{Kind, Secret, Size};
 use crate::facts::{Facts, Scope};
 use crate::image::{EntryKind, Rootfs, Tree};

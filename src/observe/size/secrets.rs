@@ -7,7 +7,7 @@ use std::path::Path;
 use super::in_python_packages;
 use crate::facts::size::Secret;
 use crate::image::{EntryKind, Rootfs, Tree};
-use crate::observe::is_secret;
+use crate::observe::environment::is_secret;
 
 /// Largest file read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
