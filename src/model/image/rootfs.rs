@@ -277,7 +277,7 @@ struct Inner {
     outside: PathBuf,
     source: Source,
     /// Directory path as asked → directory path without links.
-    dirs: Mutex<FxHashMap<PathBuf, Result<PathBuf, FileError>>>,
+    dirs: Mutex<FxHashMap<OsString, Result<PathBuf, FileError>>>,
     /// Files that were opened and directories that were listed, by their paths without links.
     looked_at: Mutex<FxHashSet<PathBuf>>,
 }
@@ -720,16 +720,16 @@ impl Rootfs {
 
     /// The link-free path of a directory; remembered, as the same few directories are asked for again and again.
     fn resolve_dir(&self, path: &Path, links: &mut u32) -> Result<PathBuf, FileError> {
-        if path == Path::new("/") || path == Path::new("") {
+        if matches!(path.as_os_str().as_bytes(), b"" | b"/") {
             return Ok(PathBuf::from("/"));
         }
-        if let Some(known) = self.lock().get(path) {
+        if let Some(known) = self.lock().get(path.as_os_str()) {
             return known.clone();
         }
         let answer = self.resolve_dir_now(path, links);
         // A loop found deep inside another walk depends on the links already spent; do not remember it for others.
         if !matches!(answer, Err(FileError::Loop)) {
-            self.lock().insert(path.to_owned(), answer.clone());
+            self.lock().insert(path.into(), answer.clone());
         }
         answer
     }
@@ -762,7 +762,7 @@ impl Rootfs {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<PathBuf, Result<PathBuf, FileError>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<OsString, Result<PathBuf, FileError>>> {
         self.inner.dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::Loader;
 use super::error::{Failure, ISA_TOO_LOW, LoadError, Loaded};
-use super::search::{Found, strerror};
+use super::search::{Directories, Found, strerror};
 use super::store::{ElfFile, Opened};
 use crate::image::elf::{DF_1_NOOPEN, Dependency, SegmentError};
 use crate::image::{FileError, FileId};
@@ -101,6 +101,8 @@ pub struct Object {
     pub(super) loader: Option<ObjectId>,
     /// `l_origin`
     pub(super) origin: PathBuf,
+    /// Where its own dependencies are looked for.
+    pub(super) path_list: Directories,
     /// Names that it answers to, besides its path and SONAME.
     names: Vec<OsString>,
     /// `l_searchlist`, for objects that were opened directly.
@@ -170,6 +172,8 @@ pub struct Process<'l> {
     pub(super) objects: Vec<Arc<Object>>,
     /// The global scope.
     pub(super) global: Vec<ObjectId>,
+    pub(super) library_path: Directories,
+    pub(super) system_path: Directories,
     /// Names that objects were asked for, and their paths (`l_libname`, `l_name`).
     names: FxHashMap<Arc<OsStr>, ObjectId>,
     /// SONAMEs, which a search asks for too, but the versions of symbols do not.
@@ -205,6 +209,8 @@ impl<'l> Process<'l> {
             loader,
             objects: Vec::new(),
             global: Vec::new(),
+            library_path: Directories::new(),
+            system_path: Directories::new(),
             names: FxHashMap::default(),
             sonames: FxHashMap::default(),
             files: FxHashMap::default(),
@@ -403,6 +409,7 @@ impl<'l> Process<'l> {
             edges: Vec::new(),
             loader: None,
             origin,
+            path_list: Directories::new(),
             names: vec![name.to_owned()],
             searchlist: None,
             dependencies: Vec::new(),
@@ -441,7 +448,7 @@ impl<'l> Process<'l> {
         {
             return Ok((ObjectId(libc), Via::Loaded, None));
         }
-        let asked_by = self.objects[requester.0].display();
+        let asked_by = || self.objects[requester.0].display();
         let (path, file, via, by) = match self.search(name, requester, None) {
             Found::File { path, file, via, by } => (path, file, via, by),
             Found::Missing { reason, other_class } => {
@@ -449,7 +456,7 @@ impl<'l> Process<'l> {
                 self.search(name, requester, Some(&mut searched));
                 return Err(LoadError::Missing {
                     name: name.to_string_lossy().into_owned(),
-                    requested_by: asked_by,
+                    requested_by: asked_by(),
                     searched,
                     reason: strerror(reason),
                     other_class,
@@ -459,7 +466,7 @@ impl<'l> Process<'l> {
                 return Err(LoadError::Rejected {
                     path: path.display().to_string(),
                     subject: path.display().to_string(),
-                    requested_by: asked_by,
+                    requested_by: asked_by(),
                     reason: error.to_string(),
                     truncated: false,
                 });
@@ -473,7 +480,7 @@ impl<'l> Process<'l> {
                 return Err(LoadError::Rejected {
                     path: subject.clone(),
                     subject,
-                    requested_by: asked_by,
+                    requested_by: asked_by(),
                     reason,
                     truncated: false,
                 });
@@ -489,7 +496,7 @@ impl<'l> Process<'l> {
             return Err(LoadError::Rejected {
                 path: path.display().to_string(),
                 subject: name.to_string_lossy().into_owned(),
-                requested_by: asked_by,
+                requested_by: asked_by(),
                 reason: error.to_string(),
                 truncated: error == SegmentError::Truncated,
             });
@@ -498,7 +505,7 @@ impl<'l> Process<'l> {
             return Err(LoadError::Rejected {
                 path: path.display().to_string(),
                 subject: name.to_string_lossy().into_owned(),
-                requested_by: asked_by,
+                requested_by: asked_by(),
                 reason: "cannot dynamically load position-independent executable".into(),
                 truncated: false,
             });

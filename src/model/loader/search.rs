@@ -1,11 +1,12 @@
 //! Where a library is looked for (`_dl_map_object`, `open_path`, `fillin_rpath` and `_dl_dst_substitute` in glibc's
 //! `elf/dl-load.c`; `load_library` in musl's `ldso/dynlink.c`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -64,6 +65,19 @@ pub(super) enum Found {
     Special { path: PathBuf, error: FileError },
 }
 
+/// A directory that libraries are looked for in.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    /// As the list has it.
+    path: PathBuf,
+    is_there: bool,
+    /// It and its subdirectories for better processors, those that are there, in the order in which they are searched.
+    places: Vec<PathBuf>,
+}
+
+/// A list of directories, which many libraries are looked for along.
+pub(super) type Directories = OnceLock<Arc<[Directory]>>;
+
 /// What one list of directories gave.
 enum Walk {
     Done(Found),
@@ -109,39 +123,33 @@ impl Process<'_> {
 
     fn search_glibc(&self, state: &mut State<'_>, requester: ObjectId) -> Option<Found> {
         let main = ObjectId(0);
-        let asking = &self.objects[requester.0];
-        let elf = &asking.file.elf;
+        let elf = &self.objects[requester.0].file.elf;
         if elf.runpath().is_none() {
             let mut seen_main = false;
             let mut at = Some(requester);
             while let Some(id) = at {
                 let object = &self.objects[id.0];
-                if let Some(rpath) = object.file.elf.rpath().filter(|r| !r.is_empty()) {
-                    let dirs = self.split(rpath, b":", object);
-                    if let Walk::Done(found) = self.walk(state, &dirs, Via::Rpath, Some(id)) {
+                if object.file.elf.rpath().is_some() {
+                    if let Walk::Done(found) = self.walk(state, self.own_path(object), Via::Rpath, Some(id)) {
                         return Some(found);
                     }
                     seen_main |= id == main;
                 }
                 at = object.loader;
             }
-            if !seen_main && let Some(rpath) = self.objects[0].file.elf.rpath().filter(|r| !r.is_empty()) {
-                let dirs = self.split(rpath, b":", &self.objects[0]);
-                if let Walk::Done(found) = self.walk(state, &dirs, Via::Rpath, Some(main)) {
-                    return Some(found);
-                }
-            }
-        }
-        if let Some(path) = self.loader.env.non_empty("LD_LIBRARY_PATH") {
-            // Tokens expand relative to the main program.
-            let dirs = self.split(path, b":;", &self.objects[0]);
-            if let Walk::Done(found) = self.walk(state, &dirs, Via::LdLibraryPath, None) {
+            if !seen_main
+                && self.objects[0].file.elf.rpath().is_some()
+                && let Walk::Done(found) = self.walk(state, self.own_path(&self.objects[0]), Via::Rpath, Some(main))
+            {
                 return Some(found);
             }
         }
-        if let Some(runpath) = elf.runpath().filter(|r| !r.is_empty()) {
-            let dirs = self.split(runpath, b":", asking);
-            if let Walk::Done(found) = self.walk(state, &dirs, Via::Runpath, Some(requester)) {
+        if let Walk::Done(found) = self.walk(state, self.library_path(), Via::LdLibraryPath, None) {
+            return Some(found);
+        }
+        if elf.runpath().is_some() {
+            let dirs = self.own_path(&self.objects[requester.0]);
+            if let Walk::Done(found) = self.walk(state, dirs, Via::Runpath, Some(requester)) {
                 return Some(found);
             }
         }
@@ -163,7 +171,7 @@ impl Process<'_> {
                 ),
             }
         }
-        if !no_default && let Walk::Done(found) = self.walk(state, self.loader.dl.system_dirs(), Via::Default, None) {
+        if !no_default && let Walk::Done(found) = self.walk(state, self.system_path(), Via::Default, None) {
             return Some(found);
         }
         None
@@ -172,33 +180,69 @@ impl Process<'_> {
     /// musl: `LD_LIBRARY_PATH`, then `RUNPATH` or `RPATH` of the object and of every object that led to it, then the
     /// system path.
     fn search_musl(&self, state: &mut State<'_>, requester: ObjectId) -> Option<Found> {
-        if let Some(path) = self.loader.env.non_empty("LD_LIBRARY_PATH") {
-            let dirs: Vec<PathBuf> =
-                path.as_bytes().split(|b| b":\n".contains(b)).filter(|d| !d.is_empty()).map(bytes_path).collect();
-            if let Walk::Done(found) = self.walk(state, &dirs, Via::LdLibraryPath, None) {
-                return Some(found);
-            }
+        if let Walk::Done(found) = self.walk(state, self.library_path(), Via::LdLibraryPath, None) {
+            return Some(found);
         }
         let mut at = Some(requester);
         while let Some(id) = at {
             let object = &self.objects[id.0];
-            let elf = &object.file.elf;
-            let (tag, via) = match elf.runpath() {
-                Some(path) => (Some(path), Via::Runpath),
-                None => (elf.rpath(), Via::Rpath),
-            };
-            if let Some(path) = tag.filter(|p| !p.is_empty()) {
-                let dirs = self.split(path, b":", object);
-                if let Walk::Done(found) = self.walk(state, &dirs, via, Some(id)) {
-                    return Some(found);
-                }
+            let via = if object.file.elf.runpath().is_some() { Via::Runpath } else { Via::Rpath };
+            if let Walk::Done(found) = self.walk(state, self.own_path(object), via, Some(id)) {
+                return Some(found);
             }
             at = object.loader;
         }
-        if let Walk::Done(found) = self.walk(state, self.loader.dl.system_dirs(), Via::Default, None) {
+        if let Walk::Done(found) = self.walk(state, self.system_path(), Via::Default, None) {
             return Some(found);
         }
         None
+    }
+
+    /// `DT_RUNPATH` of an object, or its `DT_RPATH`.
+    fn own_path<'o>(&self, object: &'o Object) -> &'o [Directory] {
+        let elf = &object.file.elf;
+        object.path_list.get_or_init(|| {
+            let list = elf.runpath().or_else(|| elf.rpath()).filter(|list| !list.is_empty());
+            self.directories(list.map(|list| self.split(list, b":", object)).unwrap_or_default())
+        })
+    }
+
+    /// `LD_LIBRARY_PATH`
+    fn library_path(&self) -> &[Directory] {
+        self.library_path.get_or_init(|| {
+            let list = self.loader.env.non_empty("LD_LIBRARY_PATH");
+            let dirs = list.map(|list| match self.loader.dl.is_musl() {
+                true => {
+                    let elements = list.as_bytes().split(|b| b":\n".contains(b));
+                    elements.filter(|d| !d.is_empty()).map(bytes_path).collect()
+                }
+                // Tokens expand relative to the main program.
+                false => self.split(list, b":;", &self.objects[0]),
+            });
+            self.directories(dirs.unwrap_or_default())
+        })
+    }
+
+    fn system_path(&self) -> &[Directory] {
+        self.system_path.get_or_init(|| self.directories(self.loader.dl.system_dirs().to_vec()))
+    }
+
+    fn directories(&self, dirs: Vec<PathBuf>) -> Arc<[Directory]> {
+        let directory = |path: PathBuf| {
+            let subdirs = self.loader.dl.subdirs().iter().map(|sub| path.join(sub));
+            let is_there = |place: &Path| self.loader.store.is_dir(&self.absolute(place));
+            let mut places: Vec<PathBuf> = subdirs.filter(|place| is_there(place)).collect();
+            let is_there = is_there(&path);
+            if is_there {
+                places.push(path.clone());
+            }
+            Directory { path, is_there, places }
+        };
+        dirs.into_iter().map(directory).collect()
+    }
+
+    fn absolute<'p>(&self, path: &'p Path) -> Cow<'p, Path> {
+        if path.is_absolute() { path.into() } else { self.loader.cwd.join(path).into() }
     }
 
     fn is_in_system_dir(&self, path: &Path) -> bool {
@@ -207,29 +251,17 @@ impl Process<'_> {
     }
 
     /// `open_path`: one list of directories.
-    fn walk(&self, state: &mut State<'_>, dirs: &[PathBuf], via: Via, by: Option<ObjectId>) -> Walk {
+    fn walk(&self, state: &mut State<'_>, dirs: &[Directory], via: Via, by: Option<ObjectId>) -> Walk {
         for dir in dirs {
-            let mut here = false;
-            for sub in self.loader.dl.subdirs().iter().map(String::as_str).chain([""]) {
-                let place = if sub.is_empty() { dir.clone() } else { dir.join(sub) };
-                let place = if place.is_absolute() { place } else { self.loader.cwd.join(place) };
-                if !self.loader.store.is_dir(&place) {
-                    if sub.is_empty() {
-                        let by = by.map(|id| self.objects[id.0].display());
-                        let shown = format!("{}/", place.display());
-                        state.note(&shown, via, by, SearchedWhy::NoDirectory);
-                    }
-                    continue;
-                }
-                here = true;
-                let name = if dir.as_os_str().is_empty() && sub.is_empty() {
-                    PathBuf::from(state.name)
-                } else {
-                    dir.join(sub).join(state.name)
-                };
-                if let Walk::Done(found) = self.try_file(state, name, via, by) {
+            for place in &dir.places {
+                if let Walk::Done(found) = self.try_file(state, place.join(state.name), via, by) {
                     return Walk::Done(found);
                 }
+            }
+            if !dir.is_there && state.record.is_some() {
+                let by = by.map(|id| self.objects[id.0].display());
+                let shown = format!("{}/", self.absolute(&dir.path).display());
+                state.note(&shown, via, by, SearchedWhy::NoDirectory);
             }
             // "The file exists and is readable, but something went wrong": glibc gives this list up, musl the search
             // (`path_open`).
@@ -237,7 +269,7 @@ impl Process<'_> {
                 if !matches!(state.errno, FileError::NotFound | FileError::Denied | FileError::TooLong) {
                     return Walk::Done(Found::Missing { reason: state.errno, other_class: false });
                 }
-            } else if here && !matches!(state.errno, FileError::NotFound | FileError::Denied) {
+            } else if !dir.places.is_empty() && !matches!(state.errno, FileError::NotFound | FileError::Denied) {
                 return Walk::Next;
             }
         }
@@ -245,8 +277,8 @@ impl Process<'_> {
     }
 
     fn try_file(&self, state: &mut State<'_>, path: PathBuf, via: Via, by: Option<ObjectId>) -> Walk {
-        let absolute = if path.is_absolute() { path.clone() } else { self.loader.cwd.join(&path) };
-        let why = match self.loader.store.open(&absolute) {
+        let opened = self.loader.store.open(&self.absolute(&path));
+        let why = match opened {
             Opened::Elf(file) => return Walk::Done(Found::File { path, file, via, by }),
             Opened::Fatal(error) => return Walk::Done(Found::Fatal { path, error }),
             Opened::Special(error) => return Walk::Done(Found::Special { path, error }),
@@ -263,7 +295,7 @@ impl Process<'_> {
                 state.errno = e;
                 match e {
                     FileError::NotFound
-                        if state.record.is_some() && self.loader.rootfs.symlink_stat(&absolute).is_ok() =>
+                        if state.record.is_some() && self.loader.rootfs.symlink_stat(&self.absolute(&path)).is_ok() =>
                     {
                         SearchedWhy::DanglingLink
                     }
@@ -275,7 +307,7 @@ impl Process<'_> {
         };
         if state.record.is_some() {
             let by = by.map(|id| self.objects[id.0].display());
-            state.note(&absolute.to_string_lossy(), via, by, why);
+            state.note(&self.absolute(&path).to_string_lossy(), via, by, why);
         }
         Walk::Next
     }

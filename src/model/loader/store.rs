@@ -1,6 +1,7 @@
 //! Every ELF file that was opened, once: the same file may be reached under many names.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustc_hash::FxHashMap;
@@ -49,9 +50,9 @@ pub struct ElfStore {
     rootfs: Rootfs,
     machine: Machine,
     user: Option<Credentials>,
-    by_path: Mutex<FxHashMap<PathBuf, Opened>>,
+    by_path: Mutex<FxHashMap<OsString, Opened>>,
     by_id: Mutex<FxHashMap<FileId, Opened>>,
-    dirs: Mutex<FxHashMap<PathBuf, bool>>,
+    dirs: Mutex<FxHashMap<OsString, bool>>,
 }
 
 impl ElfStore {
@@ -62,21 +63,21 @@ impl ElfStore {
 
     /// Opens the file that `path` leads to.
     pub fn open(&self, path: &Path) -> Opened {
-        if let Some(known) = lock(&self.by_path).get(path) {
+        if let Some(known) = lock(&self.by_path).get(path.as_os_str()) {
             return known.clone();
         }
         let opened = self.open_now(path);
-        lock(&self.by_path).insert(path.to_owned(), opened.clone());
+        lock(&self.by_path).insert(path.into(), opened.clone());
         opened
     }
 
     /// Whether `path` leads to a directory; the loader remembers this too (`r_dir_status`).
     pub fn is_dir(&self, path: &Path) -> bool {
-        if let Some(&known) = lock(&self.dirs).get(path) {
+        if let Some(&known) = lock(&self.dirs).get(path.as_os_str()) {
             return known;
         }
         let is_dir = self.rootfs.is_dir(path);
-        lock(&self.dirs).insert(path.to_owned(), is_dir);
+        lock(&self.dirs).insert(path.into(), is_dir);
         is_dir
     }
 

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use memchr::memmem::Finder;
+use wide::u8x16;
 
 /// Depth of nested blocks followed; Python itself allows 100.
 pub const MAX_DEPTH: usize = 200;
@@ -14,8 +15,6 @@ pub struct Line {
     pub indent: usize,
     /// Where it stands, without its comment.
     pub text: Range<usize>,
-    /// Line number, from 1.
-    pub number: u32,
     /// First colon outside brackets and strings that ends a header, if any.
     pub colon: Option<usize>,
     /// Semicolons outside brackets and strings.
@@ -27,8 +26,6 @@ pub struct Lines<'s> {
     source: &'s [u8],
     /// Where it is.
     pub at: usize,
-    /// The number of that line.
-    pub line: u32,
     triples: Triples,
 }
 
@@ -62,14 +59,9 @@ static CLASS: [u8; 256] = {
 };
 
 impl<'s> Lines<'s> {
-    /// From the start of a file.
-    pub fn new(source: &'s [u8]) -> Self {
-        Self::from_line(source, 0, 1)
-    }
-
-    /// From the start of a line, which has that number.
-    pub fn from_line(source: &'s [u8], at: usize, line: u32) -> Self {
-        Self { source, at, line, triples: Triples::new() }
+    /// From the start of a line.
+    pub fn new(source: &'s [u8], at: usize) -> Self {
+        Self { source, at, triples: Triples::new() }
     }
 
     /// The next logical line, and goes behind it.
@@ -83,23 +75,17 @@ impl<'s> Lines<'s> {
                 b'\t' => indent = (indent / 8 + 1) * 8,
                 b'\x0c' => indent = 0,
                 b'\r' => {}
-                b'\n' => {
-                    self.line += 1;
-                    indent = 0;
-                }
+                b'\n' => indent = 0,
                 b'#' => {
                     self.at += memchr::memchr(b'\n', &source[self.at..])?;
                     continue;
                 }
-                b'\\' if source.get(self.at + 1) == Some(&b'\n') => {
-                    self.line += 1;
-                    self.at += 1;
-                }
+                b'\\' if source.get(self.at + 1) == Some(&b'\n') => self.at += 1,
                 _ => break,
             }
             self.at += 1;
         }
-        let (start, number) = (self.at, self.line);
+        let start = self.at;
         let mut depth = 0i32;
         let mut colon = None;
         let mut semicolons = Vec::new();
@@ -124,7 +110,6 @@ impl<'s> Lines<'s> {
                     at = memchr::memchr(b'\n', &source[at..]).map_or(source.len(), |n| at + n);
                 }
                 NEWLINE => {
-                    self.line += 1;
                     if depth == 0 {
                         end = end.min(at);
                         at += 1;
@@ -138,7 +123,6 @@ impl<'s> Lines<'s> {
                         Some(b'\r') if source.get(at + 2) == Some(&b'\n') => 2,
                         _ => 0,
                     };
-                    self.line += u32::from(newline > 0);
                     at += 1 + newline;
                 }
                 COLON => {
@@ -157,7 +141,7 @@ impl<'s> Lines<'s> {
             }
         }
         self.at = at;
-        Some(Line { indent, text: start..end, number, colon, semicolons })
+        Some(Line { indent, text: start..end, colon, semicolons })
     }
 
     /// Goes to the first statement that is indented no deeper than `header`.
@@ -166,20 +150,15 @@ impl<'s> Lines<'s> {
     /// in brackets: strings are followed, and for brackets the statements before the line are read, from the last
     /// line on that starts as only a statement can.
     pub fn skip_block(&mut self, header: usize) {
-        let (source, start, line) = (self.source, self.at, self.line);
+        let (source, start) = (self.source, self.at);
         let (mut statement, mut looked, mut at) = (start, start, start);
         while at < source.len() {
             let strings = self.triples.next(source, at);
-            let is_deeper = source[at..].iter().take_while(|c| **c == b' ').take(header + 1).count() > header;
-            if is_deeper {
-                let end = line_end(source, at + header);
-                let next = if strings >= end { Some(end + 1) } else { self.after_strings(at) };
-                if let Some(next) = next {
-                    if strings < end {
-                        statement = last_statement(source, looked..at).unwrap_or(statement);
-                        looked = next;
-                    }
-                    at = next;
+            at = pass_deeper(source, at, header, strings);
+            if is_deeper(source, at, header) {
+                if let Some(next) = self.after_strings(at) {
+                    statement = last_statement(source, looked..at).unwrap_or(statement);
+                    (looked, at) = (next, next);
                     continue;
                 }
             } else {
@@ -203,7 +182,6 @@ impl<'s> Lines<'s> {
             }
         }
         self.at = at.min(source.len());
-        self.line = line + count_lines(&source[start..self.at]);
     }
 
     /// Reads statements up to one that ends behind `at`, and tells where; or goes to the start of one that is indented
@@ -240,7 +218,7 @@ impl<'s> Lines<'s> {
             if is_formatted || before.iter().any(|c| matches!(c, b'"' | b'\'' | b'#' | b'\\')) {
                 return None;
             }
-            let close = open + 3 + memchr::memmem::find(&source[open + 3..], &source[open..open + 3])?;
+            let close = open + 3 + self.triples.finder(source[open]).find(&source[open + 3..])?;
             if source[close - 1] == b'\\' {
                 return None;
             }
@@ -284,19 +262,17 @@ impl<'s> Lines<'s> {
         let source = self.source;
         let mut at = body;
         if triple {
-            let behind = loop {
-                let Some(n) = memchr::memmem::find(&source[at.min(source.len())..], &[quote; 3]) else {
-                    break source.len();
+            loop {
+                let Some(n) = self.triples.finder(quote).find(&source[at.min(source.len())..]) else {
+                    return source.len();
                 };
                 at += n;
                 let backslashes = source[body..at].iter().rev().take_while(|c| **c == b'\\').count();
                 if backslashes % 2 == 0 {
-                    break at + 3;
+                    return at + 3;
                 }
                 at += 1;
-            };
-            self.line += count_lines(&source[body.min(behind)..behind]);
-            return behind;
+            }
         }
         loop {
             let Some(n) = memchr::memchr3(quote, b'\\', b'\n', &source[at.min(source.len())..]) else {
@@ -304,10 +280,7 @@ impl<'s> Lines<'s> {
             };
             at += n;
             match source[at] {
-                b'\\' => {
-                    self.line += u32::from(source.get(at + 1) == Some(&b'\n'));
-                    at += 2;
-                }
+                b'\\' => at += 2,
                 // Unterminated: not Python, but the rest may be.
                 b'\n' => return at,
                 _ => return at + 1,
@@ -320,17 +293,8 @@ impl<'s> Lines<'s> {
         let source = self.source;
         while let Some(&b) = source.get(at) {
             match b {
-                b'\\' => {
-                    self.line += u32::from(source.get(at + 1) == Some(&b'\n'));
-                    at += 2;
-                }
-                b'\n' => {
-                    if !triple {
-                        return at;
-                    }
-                    self.line += 1;
-                    at += 1;
-                }
+                b'\\' => at += 2,
+                b'\n' if !triple => return at,
                 b'{' if source.get(at + 1) == Some(&b'{') => at += 2,
                 b'{' if depth < MAX_DEPTH => at = self.skip_field(at + 1, quote, triple, depth + 1),
                 _ if b == quote && !triple => return at + 1,
@@ -356,7 +320,6 @@ impl<'s> Lines<'s> {
                     at = self.skip_string(at.saturating_sub(2), at);
                     continue;
                 }
-                b'\n' => self.line += 1,
                 // A format specification: literal text with fields of its own.
                 b':' if brackets == 0 && source.get(at + 1) != Some(&b'=') => {
                     at += 1;
@@ -366,10 +329,7 @@ impl<'s> Lines<'s> {
                             b'{' if depth < MAX_DEPTH => at = self.skip_field(at + 1, quote, triple, depth + 1),
                             b'\n' if !triple => return at,
                             _ if c == quote && !triple => return at,
-                            _ => {
-                                self.line += u32::from(c == b'\n');
-                                at += 1;
-                            }
+                            _ => at += 1,
                         }
                     }
                     return source.len();
@@ -404,10 +364,57 @@ impl Triples {
         }
         self.0[0].1.end.min(self.0[1].1.end)
     }
+
+    /// What finds three of these quotes.
+    fn finder(&self, quote: u8) -> &Finder<'static> {
+        &self.0[usize::from(quote == b'\'')].0
+    }
 }
 
-fn count_lines(text: &[u8]) -> u32 {
-    memchr::memchr_iter(b'\n', text).count() as u32
+/// Whether the line at `at` is indented deeper than `header`, with spaces.
+fn is_deeper(source: &[u8], at: usize, header: usize) -> bool {
+    source.get(at..=at + header).is_some_and(|start| start.iter().all(|c| *c == b' '))
+}
+
+/// Goes from the line at `at` over lines that are indented deeper than `header`, and empty ones, to the first other line,
+/// or the one that `limit` is in.
+fn pass_deeper(source: &[u8], at: usize, header: usize, limit: usize) -> usize {
+    if !is_deeper(source, at, header) {
+        return at;
+    }
+    let mut from = match header {
+        0 => pass_blocks::<1>(source, at, limit),
+        4 => pass_blocks::<5>(source, at, limit),
+        8 => pass_blocks::<9>(source, at, limit),
+        _ => at,
+    };
+    while let Some(newline) = memchr::memchr(b'\n', &source[from..limit]) {
+        from += newline + 1;
+        if !is_deeper(source, from, header) && source.get(from) != Some(&b'\n') {
+            return from;
+        }
+    }
+    memchr::memrchr(b'\n', &source[at..limit]).map_or(at, |n| at + n + 1)
+}
+
+/// Goes as far as every line that begins is empty or indented with `COLUMNS` spaces, in steps of a vector.
+fn pass_blocks<const COLUMNS: usize>(source: &[u8], mut at: usize, limit: usize) -> usize {
+    let (newlines, spaces) = (u8x16::splat(b'\n'), u8x16::splat(b' '));
+    let vector = |at: usize| Some(u8x16::new(*source.get(at..)?.first_chunk()?));
+    while at < limit
+        && let Some(bytes) = vector(at)
+        && let Some(next) = vector(at + 1)
+        && let Some(last) = vector(at + COLUMNS)
+    {
+        let between = (1..COLUMNS).filter_map(|column| vector(at + column));
+        let other = between.fold(last ^ spaces, |other, bytes| other | (bytes ^ spaces));
+        let begins_line = bytes.cmp_eq(newlines) & !next.cmp_eq(newlines);
+        if (begins_line & !other.cmp_eq(u8x16::ZERO)).any() {
+            break;
+        }
+        at += 16;
+    }
+    at.min(limit)
 }
 
 fn line_end(source: &[u8], at: usize) -> usize {

@@ -9,7 +9,7 @@ use super::source::identifier;
 
 /// Whether a call of the function `name` of this file ends in an exception whatever happens in it.
 pub fn always_raises(source: &[u8], name: &str) -> bool {
-    let mut lines = Lines::new(source);
+    let mut lines = Lines::new(source, 0);
     let (mut header, mut block) = (None, None);
     while let Some(line) = lines.next_line() {
         let (word, rest) = first_word(&source[line.text.clone()]);
@@ -36,7 +36,7 @@ pub fn exported(source: &[u8]) -> Vec<CompactString> {
         return exported;
     }
     let (mut collections, mut defined) = (FxHashMap::default(), FxHashSet::default());
-    let mut lines = Lines::new(source);
+    let mut lines = Lines::new(source, 0);
     while let Some(line) = lines.next_line() {
         let text = &source[line.text];
         let (word, rest) = first_word(text);

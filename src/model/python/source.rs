@@ -6,6 +6,7 @@
 //! with CPython's own `ast` over a whole installation.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
@@ -44,14 +45,14 @@ pub fn scan(source: &[u8]) -> Vec<Statement> {
     if imports.is_empty() {
         return Vec::new();
     }
-    Builder::new(source, &imports, Kind::Module).walk(Lines::new(source), None)
+    Builder::new(source, &imports, Kind::Module).walk(Lines::new(source, 0), None)
 }
 
 /// The statements of a function of the file; none where it does not import after all.
 pub fn scan_function(source: &[u8], body: &Body) -> Vec<Statement> {
     let source = without_mark(source);
     let imports = imports(source);
-    let lines = Lines::from_line(source, body.at, body.line);
+    let lines = Lines::new(source, body.at);
     let mut statements =
         Builder::new(source, &imports, Kind::Function(CompactString::default())).walk(lines, Some(body.header));
     if !statements.iter().any(holds_import) {
@@ -150,7 +151,9 @@ struct Builder<'s> {
     /// Names that had a value which may be known; in a function, which does not know its file's, any name may be one.
     constants: HashSet<CompactString>,
     /// Names whose value is never known.
-    globals: HashSet<CompactString>,
+    globals: OnceCell<HashSet<CompactString>>,
+    /// A place, and the number of the line that it is in.
+    counted: (usize, u32),
 }
 
 impl<'s> Builder<'s> {
@@ -162,7 +165,8 @@ impl<'s> Builder<'s> {
             frames: vec![Frame::new(kind, None)],
             callable: HashSet::new(),
             constants: HashSet::new(),
-            globals: globals(source),
+            globals: OnceCell::new(),
+            counted: (0, 1),
         }
     }
 
@@ -174,7 +178,7 @@ impl<'s> Builder<'s> {
         {
             if self.line(&line) && self.can_be_skipped() {
                 // Most functions and classes hold no import: go to their end, and come back for the few that do.
-                let body = Body::at(lines.at, lines.line, line.indent);
+                let body = Body::at(lines.at, line.indent);
                 lines.skip_block(line.indent);
                 if !self.may_matter(line.text.start..lines.at) {
                     continue;
@@ -183,7 +187,7 @@ impl<'s> Builder<'s> {
                     Some(frame @ Frame { kind: Kind::Function(_), .. }) if !is_function && frame.body.is_empty() => {
                         frame.later = Some(body);
                     }
-                    _ => (lines.at, lines.line) = (body.at, body.line),
+                    _ => lines.at = body.at,
                 }
             }
         }
@@ -202,6 +206,16 @@ impl<'s> Builder<'s> {
     fn mentions_import(&self, range: Range<usize>) -> bool {
         let first = self.imports.partition_point(|&at| at < range.start);
         self.imports.get(first).is_some_and(|&at| at < range.end)
+    }
+
+    /// The number of the line at `at`, from 1.
+    fn number(&mut self, at: usize) -> u32 {
+        if at < self.counted.0 {
+            self.counted = (0, 1);
+        }
+        let newlines = memchr::memchr_iter(b'\n', &self.source[self.counted.0..at]).count();
+        self.counted = (at, self.counted.1 + newlines as u32);
+        self.counted.1
     }
 
     /// Whether a block begins.
@@ -255,8 +269,8 @@ impl<'s> Builder<'s> {
         };
         let end = line.colon.unwrap_or(line.text.end);
         match kind {
-            Some(Kind::Class | Kind::If(_)) => self.ask_numpy(line.text.start..end, line.number),
-            Some(Kind::Function(_)) => self.ask_numpy_of_defaults(line.text.start..end, line.number),
+            Some(Kind::Class | Kind::If(_)) => self.ask_numpy(line.text.start..end, line.text.start),
+            Some(Kind::Function(_)) => self.ask_numpy_of_defaults(line.text.start..end),
             _ => {}
         }
         let begins = kind.is_some() && self.frames.len() < MAX_DEPTH;
@@ -280,21 +294,22 @@ impl<'s> Builder<'s> {
         let ends = line.semicolons.iter().copied().filter(|s| text.contains(s)).chain([text.end]);
         for end in ends {
             if start <= end {
-                self.statement(start..end, line.number);
+                self.statement(start..end);
             }
             start = end + 1;
         }
     }
 
-    fn statement(&mut self, range: Range<usize>, number: u32) {
-        self.ask_numpy(range.clone(), number);
+    fn statement(&mut self, range: Range<usize>) {
+        self.ask_numpy(range.clone(), range.start);
         let text = self.source[range.clone()].trim_ascii();
         let (word, rest) = first_word(text);
         match word {
             b"import" => {
+                let number = self.number(range.start);
                 for module in clean(rest).split(',') {
                     let bound = module.as_bytes();
-                    let module = module.split(" as ").next().unwrap_or(module).trim();
+                    let (module, _) = alias(module.trim());
                     if !module.is_empty() {
                         self.push(Statement::Import(Import::of(number, module.into())));
                         self.rebind(bound);
@@ -302,7 +317,7 @@ impl<'s> Builder<'s> {
                 }
             }
             b"from" => {
-                if let Some(import) = parse_from(rest, number) {
+                if let Some(import) = parse_from(rest, self.number(range.start)) {
                     self.push(Statement::Import(import));
                 }
             }
@@ -317,11 +332,11 @@ impl<'s> Builder<'s> {
             b"sys" if rest.starts_with(b".exit(") => self.push(Statement::Raise(Thrown::Known(Raised::Other))),
             b"return" if self.is_in_function() => {
                 if rest.contains(&b'(') {
-                    self.expression(range, rest.trim_ascii(), number);
+                    self.expression(range, rest.trim_ascii());
                 }
                 self.push(Statement::Return);
             }
-            _ => self.expression(range, text, number),
+            _ => self.expression(range, text),
         }
     }
 
@@ -360,7 +375,7 @@ impl<'s> Builder<'s> {
             None => return None,
         };
         let name = CompactString::from_utf8_lossy(name);
-        if !self.globals.contains(&name) {
+        if !self.globals.get_or_init(|| globals(self.source)).contains(&name) {
             self.constants.insert(name.clone());
             self.push(Statement::Constant(name, condition(value)));
         }
@@ -382,7 +397,7 @@ impl<'s> Builder<'s> {
     }
 
     /// What a statement asks of NumPy, but for annotations: they may never be evaluated.
-    fn ask_numpy(&mut self, range: Range<usize>, number: u32) {
+    fn ask_numpy(&mut self, range: Range<usize>, statement: usize) {
         if self.asks_numpy(range.clone()).is_empty() {
             return;
         }
@@ -392,13 +407,14 @@ impl<'s> Builder<'s> {
         let value = if is_annotated { memchr::memchr(b'=', text).unwrap_or(text.len()) } else { 0 };
         let marks = self.asks_numpy(range.start + value..range.end);
         // Most stand in the examples of a text.
-        for name in Lines::new(self.source).in_code(range.start, marks) {
+        for name in Lines::new(self.source, 0).in_code(range.start, marks) {
+            let number = self.number(statement);
             self.push(Statement::OfNumpy(name, number));
         }
     }
 
     /// What the defaults of a function's arguments ask of NumPy; annotations may never be evaluated.
-    fn ask_numpy_of_defaults(&mut self, header: Range<usize>, number: u32) {
+    fn ask_numpy_of_defaults(&mut self, header: Range<usize>) {
         let (mut depth, mut default) = (0usize, None);
         if self.asks_numpy(header.clone()).is_empty() {
             return;
@@ -412,7 +428,7 @@ impl<'s> Builder<'s> {
             }
             let ends = depth == 0 || depth == 1 && self.source[at] == b',';
             if let Some(start) = default.filter(|_| ends) {
-                self.ask_numpy(start..at, number);
+                self.ask_numpy(start..at, header.start);
                 default = None;
             }
         }
@@ -424,7 +440,7 @@ impl<'s> Builder<'s> {
     }
 
     /// `name(…)`, `x = name(…)`, `NAME = True`, and `import_module("literal")`.
-    fn expression(&mut self, range: Range<usize>, text: &[u8], number: u32) {
+    fn expression(&mut self, range: Range<usize>, text: &[u8]) {
         let name_len = text.iter().take_while(|c| is_name(**c)).count();
         if name_len == 0 {
             self.assignment(text);
@@ -433,7 +449,7 @@ impl<'s> Builder<'s> {
         let after = text[name_len..].trim_ascii_start();
         if after.first() == Some(&b'(') {
             if &text[..name_len] == b"__import__" {
-                self.dynamic(after, number);
+                self.dynamic(after, range.start);
             } else {
                 self.call(&text[..name_len]);
             }
@@ -451,6 +467,7 @@ impl<'s> Builder<'s> {
                 && let Some((module, [b',', ..])) = literal_argument(arguments)
             {
                 // array_api_compat, which others carry along.
+                let number = self.number(range.start);
                 self.push(Statement::Copied(Import { names: Some(vec!["*".into()]), ..Import::of(number, module) }));
             } else if call > 0 && value.get(call) == Some(&b'(') {
                 self.call(&value[..call]);
@@ -462,10 +479,11 @@ impl<'s> Builder<'s> {
         } else if !matches!(text, b"pass" | b"break" | b"continue") {
             self.push(Statement::Name(CompactString::from_utf8_lossy(text)));
         }
+        let start = range.start;
         if self.mentions_import(range)
             && let Some(at) = memchr::memmem::find(text, b"import_module(")
         {
-            self.dynamic(&text[at + b"import_module".len()..], number);
+            self.dynamic(&text[at + b"import_module".len()..], start);
         }
     }
 
@@ -484,8 +502,9 @@ impl<'s> Builder<'s> {
     }
 
     /// `("literal")` as the argument of a function that imports.
-    fn dynamic(&mut self, call: &[u8], number: u32) {
+    fn dynamic(&mut self, call: &[u8], statement: usize) {
         if let Some((module, b")")) = literal_argument(call) {
+            let number = self.number(statement);
             self.push(Statement::Import(Import::of(number, module)));
         }
     }
@@ -609,11 +628,13 @@ fn condition(text: &[u8]) -> CompactString {
 fn clean(text: &[u8]) -> Cow<'_, str> {
     let text = text.trim_ascii();
     let is_clean = |pair: &[u8]| !matches!(pair[1], b'#' | b'\\' | b'\n' | b'\t' | b'\r') && pair != b"  ";
-    if text.windows(2).all(is_clean) {
-        return String::from_utf8_lossy(text);
+    // Nearly all are; what checks text and repairs it takes four times as long as what only checks.
+    let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+    if text.as_bytes().windows(2).all(is_clean) {
+        return text;
     }
     let mut out = String::with_capacity(text.len());
-    for line in String::from_utf8_lossy(text).split('\n') {
+    for line in text.split('\n') {
         let line = line.split(" #").next().unwrap_or(line);
         let line = if line.trim_start().starts_with('#') { "" } else { line };
         for word in line.trim_end().trim_end_matches('\\').split_whitespace() {
@@ -626,6 +647,14 @@ fn clean(text: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// `name as alias`, where words are parted by one space.
+fn alias(bound: &str) -> (&str, Option<&str>) {
+    match bound.split_once(' ') {
+        Some((name, rest)) => (name, rest.strip_prefix("as ")),
+        None => (bound, None),
+    }
+}
+
 /// What follows `from`.
 fn parse_from(rest: &[u8], line: u32) -> Option<Import> {
     let text = clean(rest);
@@ -635,18 +664,18 @@ fn parse_from(rest: &[u8], line: u32) -> Option<Import> {
     let (module, names) = match text.strip_prefix("import") {
         Some(names) if names.starts_with([' ', '(', '*']) => ("", names),
         _ => {
-            let at = text.find(" import")?;
-            (text[..at].trim(), &text[at + " import".len()..])
+            let (module, rest) = text.split_once(' ')?;
+            (module, rest.strip_prefix("import")?)
         }
     };
     let bound = names.trim().trim_start_matches('(').trim_end_matches(')').split(',').map(str::trim);
     let (mut names, mut aliases) = (Vec::new(), Vec::new());
     for bound in bound.filter(|bound| !bound.is_empty()) {
-        let (name, alias) = bound.split_once(" as ").map_or((bound, None), |(name, alias)| (name.trim(), Some(alias)));
+        let (name, alias) = alias(bound);
         names.push(name.into());
-        aliases.extend(alias.map(|alias| (name.into(), alias.trim().into())));
+        aliases.extend(alias.map(|alias| (name.into(), alias.into())));
     }
-    if module.contains(|c: char| c.is_whitespace()) || names.is_empty() {
+    if names.is_empty() {
         return None;
     }
     Some(Import { level: u32::try_from(level).ok()?, names: Some(names), aliases, ..Import::of(line, module.into()) })

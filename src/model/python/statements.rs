@@ -76,16 +76,14 @@ pub enum Statement {
 pub struct Body {
     /// Where the first line behind its header starts.
     pub(super) at: usize,
-    /// The number of that line.
-    pub(super) line: u32,
     /// Columns before its header.
     pub(super) header: usize,
     statements: OnceLock<Vec<Statement>>,
 }
 
 impl Body {
-    pub(super) fn at(at: usize, line: u32, header: usize) -> Self {
-        Self { at, line, header, statements: OnceLock::new() }
+    pub(super) fn at(at: usize, header: usize) -> Self {
+        Self { at, header, statements: OnceLock::new() }
     }
 
     /// The statements, by what scans them if nobody has; none where it does not import after all.
