@@ -6,13 +6,15 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use compact_str::{CompactString, format_compact};
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::editable::{Doubt, Redirect};
 use super::site::SysPath;
@@ -38,13 +40,16 @@ pub struct Directory {
     pub path: PathBuf,
     /// Without links.
     real: PathBuf,
-    entries: FxHashMap<Box<str>, Entry>,
+    /// By what stands before the first dot of their names: all that a module could be is found at once, as is that there is
+    /// nothing, which most answers are.
+    entries: HashTable<Entry>,
     /// Names that end in `.so`.
     pub libraries: Vec<String>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    name: Box<str>,
     kind: EntryKind,
     /// Where it is a directory: what is in it.
     directory: OnceLock<Option<Arc<Directory>>>,
@@ -105,12 +110,28 @@ impl Directory {
         let entries = rootfs.read_dir_unsorted(&real).unwrap_or_default();
         let libraries = entries.iter().filter_map(|e| e.name.to_str()).filter(|n| n.ends_with(".so"));
         let libraries = libraries.map(str::to_owned).collect();
-        let entries = entries.into_iter().filter_map(|e| {
-            let entry = Entry { kind: e.kind, directory: OnceLock::new(), statements: OnceLock::new() };
-            Some((e.name.into_string().ok()?.into_boxed_str(), entry))
-        });
-        Self { path: path.to_owned(), entries: entries.collect(), libraries, real }
+        let mut table = HashTable::with_capacity(entries.len());
+        for entry in entries {
+            let Ok(name) = entry.name.into_string() else { continue };
+            let (name, kind) = (name.into_boxed_str(), entry.kind);
+            let entry = Entry { name, kind, directory: OnceLock::new(), statements: OnceLock::new() };
+            table.insert_unique(hash(stem(&entry.name)), entry, |e| hash(stem(&e.name)));
+        }
+        Self { path: path.to_owned(), entries: table, libraries, real }
     }
+
+    fn get(&self, name: &str) -> Option<&Entry> {
+        self.entries.find(hash(stem(name)), |e| *e.name == *name)
+    }
+}
+
+/// The name up to its first dot.
+fn stem(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(stem, _)| stem)
+}
+
+fn hash(stem: &str) -> u64 {
+    FxBuildHasher.hash_one(stem)
 }
 
 /// The directories and sources of one interpreter's installation.
@@ -204,8 +225,8 @@ impl<'r> Finder<'r> {
             }
             if deeper > 0 {
                 let inside = |d: &Arc<Directory>| {
-                    let dirs = d.entries.iter().filter(|(_, e)| e.kind == EntryKind::Dir);
-                    dirs.filter_map(|(name, _)| self.subdirectory(d, name)).collect::<Vec<_>>()
+                    let dirs = d.entries.iter().filter(|e| e.kind == EntryKind::Dir);
+                    dirs.filter_map(|e| self.subdirectory(d, &e.name)).collect::<Vec<_>>()
                 };
                 level = level.iter().flat_map(inside).take(MAX_DIRS.saturating_sub(read)).collect();
                 read += level.len();
@@ -215,9 +236,9 @@ impl<'r> Finder<'r> {
     }
 
     fn holds_modules(&self, dir: &Directory) -> bool {
-        dir.entries.iter().any(|(name, entry)| match entry.kind {
-            EntryKind::Dir => self.rootfs.is_file(&dir.path.join(&**name).join("__init__.py")),
-            _ => name.ends_with(".py") || name.ends_with(".so"),
+        dir.entries.iter().any(|entry| match entry.kind {
+            EntryKind::Dir => self.rootfs.is_file(&dir.path.join(&*entry.name).join("__init__.py")),
+            _ => entry.name.ends_with(".py") || entry.name.ends_with(".so"),
         })
     }
 
@@ -262,7 +283,7 @@ impl<'r> Finder<'r> {
     }
 
     fn subdirectory(&self, dir: &Directory, name: &str) -> Option<Arc<Directory>> {
-        let entry = dir.entries.get(name)?;
+        let entry = dir.get(name)?;
         let path = || dir.path.join(name);
         let is_dir = match entry.kind {
             EntryKind::Dir => true,
@@ -274,31 +295,26 @@ impl<'r> Finder<'r> {
     }
 
     /// The first of the suffixes of extension modules, source and bytecode, in that order.
-    fn pick(&self, directory: &Arc<Directory>, stem: &str, is_package: bool) -> Option<Spec> {
-        // The finder asks for a file: a link that leads nowhere is none.
-        let exists = |file: &str| match directory.entries.get(file).map(|e| e.kind) {
-            Some(EntryKind::File) => true,
-            Some(EntryKind::Link) => self.rootfs.is_file(&directory.path.join(file)),
-            _ => false,
+    fn pick(&self, directory: &Arc<Directory>, module: &str, is_package: bool) -> Option<Spec> {
+        let ranked = |entry: &'_ Entry| {
+            let suffix = entry.name.strip_prefix(module)?;
+            let mut suffixes = self.suffixes.iter().map(String::as_str).chain([".py", ".pyc"]);
+            let rank = suffixes.position(|s| s == suffix)?;
+            // The finder asks for a file: a link that leads nowhere is none.
+            let is_file = match entry.kind {
+                EntryKind::File => true,
+                EntryKind::Link => self.rootfs.is_file(&directory.path.join(&*entry.name)),
+                EntryKind::Dir | EntryKind::Special => false,
+            };
+            is_file.then(|| (rank, String::from(&*entry.name)))
         };
-        let mut name = String::with_capacity(stem.len() + 40);
-        let file = |name: String| File { directory: Arc::clone(directory), name };
-        for suffix in self.suffixes {
-            name.clear();
-            name.push_str(stem);
-            name.push_str(suffix);
-            if exists(&name) {
-                return Some(Spec::Extension { file: file(name), is_package });
-            }
-        }
-        name.clear();
-        name.push_str(stem);
-        name.push_str(".py");
-        if exists(&name) {
-            return Some(Spec::Source { file: file(name), is_package });
-        }
-        name.push('c');
-        exists(&name).then(|| Spec::Opaque { file: file(name), is_package })
+        let (rank, name) = directory.entries.iter_hash(hash(module)).filter_map(ranked).min()?;
+        let file = File { directory: Arc::clone(directory), name };
+        Some(match rank.checked_sub(self.suffixes.len()) {
+            None => Spec::Extension { file, is_package },
+            Some(0) => Spec::Source { file, is_package },
+            Some(_) => Spec::Opaque { file, is_package },
+        })
     }
 
     /// What a source file executes.
@@ -306,7 +322,7 @@ impl<'r> Finder<'r> {
     /// # Errors
     /// It cannot be read.
     pub fn statements(&self, file: &File) -> Result<Arc<[Statement]>, FileError> {
-        let entry = file.directory.entries.get(file.name.as_str()).ok_or(FileError::NotFound)?;
+        let entry = file.directory.get(&file.name).ok_or(FileError::NotFound)?;
         let read = |source: &mut Vec<u8>| {
             self.rootfs.read_in(&file.directory.real, &file.name, MAX_SOURCE, source)?;
             Ok(scan(source).into())
