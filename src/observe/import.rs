@@ -177,9 +177,9 @@ impl<'e> Run<'e> {
         let rootfs = &self.examination.rootfs;
         let mut packages = self.examination.installed.iter().filter(|d| !frameworks::is_known_opener(&d.name));
         packages.find_map(|package| {
-            let record = package.record(rootfs);
             let is_there = |l: &Listed| is_it(&l.path) && rootfs.is_file(&package.location.join(&l.path));
-            record.shared_objects().iter().find(|l| is_there(l))?;
+            package.shared_objects(rootfs).iter().find(|l| is_there(l))?;
+            let record = package.record(rootfs);
             let opens = |file: &&File| {
                 let path = file.path();
                 let relative = path.strip_prefix(&package.location).ok().and_then(Path::to_str);

@@ -41,11 +41,30 @@ pub struct Candidates {
     files: Vec<(PathBuf, Role, bool)>,
 }
 
-/// The files of every target that may hold code to be read.
-pub fn candidates(examination: &Examination, workload: &[Workload], subjects: &[Subject]) -> Vec<Candidates> {
+/// What a module belongs to.
+pub struct Package<'e> {
+    /// The distribution that brings it.
+    pub distribution: Option<&'e Installed>,
+    /// Its shared objects.
+    own: Vec<PathBuf>,
+    unexamined: Vec<(String, String)>,
+}
+
+/// The files of every target that may hold code to be read; `packages` are those of the modules among the targets.
+pub fn candidates(
+    examination: &Examination,
+    workload: &[Workload],
+    subjects: &[Subject],
+    packages: Vec<Package<'_>>,
+) -> Vec<Candidates> {
+    let mut packages = packages.into_iter();
+    let package = |w: &Workload| matches!(w, Workload::Module(_)).then(|| packages.next()).flatten();
     match examination.request.code {
         CodeDepth::Nothing => Vec::new(),
-        _ => workload.iter().map(|w| of_target(examination, w, subjects)).collect(),
+        _ => {
+            let packages = workload.iter().map(package).collect::<Vec<_>>();
+            workload.iter().zip(packages).map(|(w, package)| of_target(examination, w, subjects, package)).collect()
+        }
     }
 }
 
@@ -61,7 +80,12 @@ pub fn read(examination: &Examination, candidates: &[Candidates]) -> Vec<Kernels
     candidates.iter().map(of_target).collect()
 }
 
-fn of_target(examination: &Examination, workload: &Workload, subjects: &[Subject]) -> Candidates {
+fn of_target(
+    examination: &Examination,
+    workload: &Workload,
+    subjects: &[Subject],
+    package: Option<Package<'_>>,
+) -> Candidates {
     let (target, capability) = match workload {
         Workload::Module(name) => (name.clone(), format!("import:{name}")),
         Workload::File(path) => (path.to_string_lossy().into_owned(), format!("load:{}", path.display())),
@@ -72,14 +96,18 @@ fn of_target(examination: &Examination, workload: &Workload, subjects: &[Subject
     let mapped: Vec<&str> = mapped.filter(|path| known.insert(*path)).collect();
     let mut kernels = Kernels {
         target,
-        distribution: None,
+        distribution: package.as_ref().and_then(|p| Some(p.distribution?.name.clone())),
         cuda: mapped.iter().find_map(|p| runtime(examination, Path::new(p))),
         modules: Vec::new(),
         unexamined: Vec::new(),
     };
-    let own = match workload {
-        Workload::Module(module) => of_package(examination, module, &mut kernels),
-        Workload::File(path) => vec![examination.rootfs.canonicalize(path).unwrap_or_else(|_| path.clone())],
+    let own = match (workload, package) {
+        (Workload::File(path), _) => vec![examination.rootfs.canonicalize(path).unwrap_or_else(|_| path.clone())],
+        (Workload::Module(_), Some(package)) => {
+            kernels.unexamined = package.unexamined;
+            package.own
+        }
+        (Workload::Module(_), None) => Vec::new(),
     };
     let is_file = matches!(workload, Workload::File(_));
     let with_use = |path: PathBuf| {
@@ -105,18 +133,19 @@ fn of_target(examination: &Examination, workload: &Workload, subjects: &[Subject
     Candidates { kernels, files }
 }
 
-/// The shared objects that the package of a module brings.
-fn of_package(examination: &Examination, module: &str, kernels: &mut Kernels) -> Vec<PathBuf> {
+/// What a module belongs to, with the shared objects of that, if code is to be read.
+pub fn package<'e>(examination: &'e Examination, module: &str) -> Package<'e> {
     let top = module.split('.').next().unwrap_or(module);
-    let unexamined = &mut kernels.unexamined;
-    let mut own = Vec::new();
-    match distribution(examination, top) {
+    let (mut own, mut unexamined) = (Vec::new(), Vec::new());
+    let found = distribution(examination, top);
+    let depth = examination.request.code;
+    match &found {
+        _ if depth == CodeDepth::Nothing => {}
         Some((distribution, record)) => {
-            kernels.distribution = Some(distribution.name.clone());
-            for listed in record.shared_objects() {
+            for listed in distribution.shared_objects(&examination.rootfs) {
                 own.extend(examination.rootfs.canonicalize(&distribution.location.join(&listed.path)));
             }
-            if examination.request.code != CodeDepth::Workload {
+            if depth != CodeDepth::Workload {
                 for (kind, count) in record.count(BARE) {
                     let what = format!("{count} .{kind} files of {}", distribution.name);
                     unexamined.push((what, "the package chooses among them at run time".into()));
@@ -125,8 +154,10 @@ fn of_package(examination: &Examination, module: &str, kernels: &mut Kernels) ->
         }
         None => unexamined.push((top.to_owned(), "no RECORD tells which files are its own".into())),
     }
-    unexamined.extend(caches(examination));
-    own
+    if depth != CodeDepth::Nothing {
+        unexamined.extend(caches(examination));
+    }
+    Package { distribution: found.map(|(distribution, _)| distribution), own, unexamined }
 }
 
 /// Whether a file lies where the module does, in its package or beside it.
@@ -145,15 +176,15 @@ fn top<'p>(examination: &Examination, path: &'p Path) -> Option<&'p str> {
 fn role(examination: &Examination, path: &Path) -> Role {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match top(examination, path) {
-        _ if packages::providers(&name).is_some_and(|p| p.are_nvidia()) => Role::Nvidia,
         Some("nvidia") => Role::Nvidia,
+        _ if packages::providers(&name).is_some_and(|p| p.are_nvidia()) => Role::Nvidia,
         Some(top) if frameworks::of_module(top).is_some() => Role::Framework,
         _ => Role::Other,
     }
 }
 
 /// The distribution that brings a top-level module: the one of its name, or whichever lists it.
-pub fn distribution<'e>(examination: &'e Examination, top: &str) -> Option<(&'e Installed, Record)> {
+fn distribution<'e>(examination: &'e Examination, top: &str) -> Option<(&'e Installed, Record)> {
     let named = normalise(top);
     let framework = frameworks::of_module(top);
     let is_likely = |d: &&Installed| d.name == named || framework.is_some_and(|f| f.distributions.contains(&d.name));

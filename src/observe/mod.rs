@@ -17,6 +17,7 @@ mod workload;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -308,7 +309,8 @@ impl Examination {
 
     /// Observes everything.
     pub fn observe(mut self) -> Facts {
-        let workload = self.workload();
+        // What is known of frameworks is unpacked meanwhile.
+        let (workload, _) = parallel::join(|| self.workload(), frameworks::all);
         let modules: Vec<&str> = workload
             .iter()
             .filter_map(|w| match w {
@@ -317,11 +319,25 @@ impl Examination {
             })
             .collect();
         let beside = || {
-            let python = self.python.as_ref().map(|p| self.python_facts(p, &modules));
-            (python, scan::scan(&self.rootfs, &self.mount_points(), &self.request.env, &self.sys_path.entries))
+            let packages: Vec<_> = modules.iter().map(|module| kernels::package(&self, module)).collect();
+            let python = self.python.as_ref().map(|p| self.python_facts(p, &modules, &packages));
+            let libraries = scan::scan(&self.rootfs, &self.mount_points(), &self.request.env, &self.sys_path.entries);
+            (packages, python, libraries)
         };
-        let (mut tried, (python, mut libraries)) = parallel::join(|| self.subjects(&workload, &modules), beside);
-        let candidates = kernels::candidates(&self, &workload, &tried.subjects);
+        let around = OnceLock::new();
+        let look_around = || _ = around.get_or_init(&beside);
+        // The import is what takes longest: of two processors one is its own, and the other first reads ahead of it.
+        let has_time = modules.is_empty() || parallel::threads() > 2;
+        let (mut tried, ()) = parallel::join(
+            || self.subjects(&workload, &modules, &look_around),
+            || {
+                if has_time {
+                    look_around();
+                }
+            },
+        );
+        let (packages, python, mut libraries) = around.into_inner().unwrap_or_else(beside);
+        let candidates = kernels::candidates(&self, &workload, &tried.subjects, packages);
         let (live, kernels) =
             parallel::join(|| self.try_for_real(&workload, &mut tried), || kernels::read(&self, &candidates));
         let gpus = self.request.assumed.gpus(live.driver.as_ref());
@@ -382,10 +398,10 @@ impl Examination {
     }
 
     /// Tries everything that the workload does, by its files.
-    fn subjects(&self, workload: &[Workload], modules: &[&str]) -> Tried {
+    fn subjects(&self, workload: &[Workload], modules: &[&str], beside: &(dyn Fn() + Sync)) -> Tried {
         let mut tried = Tried::default();
         if !modules.is_empty() {
-            self.modules(modules, &mut tried);
+            self.modules(modules, &mut tried, beside);
         }
         for target in workload {
             if let Workload::File(path) = target {

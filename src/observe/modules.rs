@@ -20,7 +20,8 @@ const COMPILING: &[&str] = &["deepspeed", "flashinfer-python"];
 
 impl Examination {
     /// All modules are imported by one process, in the order given.
-    pub(super) fn modules(&self, modules: &[&str], tried: &mut Tried) {
+    /// A second thread reads ahead, and then does what else there is to do, `beside`.
+    pub(super) fn modules(&self, modules: &[&str], tried: &mut Tried, beside: &(dyn Fn() + Sync)) {
         let python = match &self.python {
             Some(Ok(python)) => python,
             other => {
@@ -56,7 +57,10 @@ impl Examination {
             stop.store(true, Ordering::Relaxed);
         };
         let followed: Vec<&str> = modules.iter().copied().filter(|m| self.core(python, m).is_none()).collect();
-        parallel::join(imports, || finder.read_ahead(&followed, &stop));
+        parallel::join(imports, || {
+            finder.read_ahead(&followed, &stop);
+            beside();
+        });
         tried.loader = Some(loader_facts(&loader));
         // The process ends soon, and takes less time for it than giving back a hundred thousand pieces of memory does.
         std::mem::forget((finder, loader));
@@ -139,6 +143,7 @@ impl Examination {
         &self,
         python: &Result<Interpreter, crate::python::NoInterpreter>,
         modules: &[&str],
+        packages: &[kernels::Package<'_>],
     ) -> Observed<Python> {
         let python = match python {
             Ok(python) => python,
@@ -171,18 +176,17 @@ impl Examination {
                     problems: if matters(&d.name) { d.problems(&self.rootfs) } else { Vec::new() },
                 })
                 .collect(),
-            required: self.required_by(modules),
+            required: self.required_by(packages),
         })
     }
 
-    /// What the distributions of all `modules` require, if each is of one.
-    fn required_by(&self, modules: &[&str]) -> Option<Vec<String>> {
+    /// What the distributions of all modules require, if each is of one.
+    fn required_by(&self, packages: &[kernels::Package<'_>]) -> Option<Vec<String>> {
         let is_asked = |d: &Installed| COMPILING.contains(&d.name.as_str());
         if self.request.targets.is_empty() || !self.installed.iter().any(is_asked) {
             return None;
         }
-        let own = |module: &&str| Some(kernels::distribution(self, module)?.0.name.clone());
-        let own = modules.iter().map(own).collect::<Option<_>>()?;
+        let own = packages.iter().map(|package| Some(package.distribution?.name.clone())).collect::<Option<_>>()?;
         Some(with_required(&self.rootfs, &self.installed, own))
     }
 }

@@ -1,6 +1,7 @@
 //! Installed distributions, and whether their files are still as RECORD lists them (PEP 376, PEP 503, PEP 627).
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ pub struct Installed {
     pub location: PathBuf,
     /// Its `.dist-info` or `.egg-info` directory.
     pub info: PathBuf,
+    /// Asked for by several, of a file that may be megabytes long.
+    shared_objects: OnceLock<Vec<Listed>>,
 }
 
 /// A file that is not as RECORD says.
@@ -41,7 +44,8 @@ pub fn installed(rootfs: &Rootfs, path: &[PathBuf]) -> Vec<Installed> {
         for entry in rootfs.read_dir(dir).unwrap_or_default() {
             let Some(file) = entry.name.to_str() else { continue };
             let Some((name, version)) = parse_info_name(file) else { continue };
-            found.push(Installed { name, version, location: dir.clone(), info: dir.join(file) });
+            let (location, info, shared_objects) = (dir.clone(), dir.join(file), OnceLock::new());
+            found.push(Installed { name, version, location, info, shared_objects });
         }
     }
     found
@@ -113,7 +117,7 @@ impl Installed {
     /// Files of this distribution that bear on loading and are not as RECORD lists them.
     pub fn problems(&self, rootfs: &Rootfs) -> Vec<RecordProblem> {
         self.shared_objects(rootfs)
-            .into_iter()
+            .iter()
             .filter_map(|listed| {
                 let path = normal(&self.location.join(&listed.path));
                 let found = rootfs.stat(&path).ok().map(|s| s.size);
@@ -146,8 +150,8 @@ impl Installed {
     }
 
     /// Shared objects that RECORD lists.
-    pub fn shared_objects(&self, rootfs: &Rootfs) -> Vec<Listed> {
-        self.record(rootfs).shared_objects()
+    pub fn shared_objects(&self, rootfs: &Rootfs) -> &[Listed] {
+        self.shared_objects.get_or_init(|| self.record(rootfs).shared_objects())
     }
 }
 
@@ -190,8 +194,7 @@ impl Record {
         extensions.iter().map(|e| of(e)).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Shared objects that it lists.
-    pub fn shared_objects(&self) -> Vec<Listed> {
+    fn shared_objects(&self) -> Vec<Listed> {
         let data = &self.0;
         let mut found = Vec::new();
         let mut from = 0;
