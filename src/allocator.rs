@@ -1,5 +1,5 @@
-//! The allocator of the static file: dlmalloc, and before it the small pieces that a thread has freed, which it may use
-//! again.
+//! The allocator of the static file: dlmalloc, and before it the small pieces of each thread, those that it has freed and
+//! those that it cuts off a larger one.
 //!
 //! That of musl takes a lock and often a system call for each piece, which doubles the time of a check. dlmalloc takes
 //! the lock, and two threads that read Python source wait for each other: a fifth of the time.
@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 
 use dlmalloc::GlobalDlmalloc;
 
-/// See above. Pieces that a thread leaves behind when it ends are not used again.
+/// See above. Small pieces never go back to dlmalloc; those that a thread leaves behind when it ends are not used again.
 pub struct Allocator;
 
 /// Pieces are kept by size, in steps of this many bytes.
@@ -24,7 +24,12 @@ const SIZES: usize = 16;
 /// Alignment of all of them, in bytes.
 const ALIGNMENT: usize = 16;
 
+/// What dlmalloc is asked for when there is none, in bytes: some hundred pieces.
+const CHUNK: usize = 32 * 1024;
+
 thread_local! {
+    /// Where the chunk of the thread goes on, and how many bytes of it are left.
+    static REST: Cell<(*mut u8, usize)> = const { Cell::new((null_mut(), 0)) };
     /// The piece of each size that was freed last; it holds the address of the one before.
     static FREE: [Cell<*mut u8>; SIZES] = const { [const { Cell::new(null_mut()) }; SIZES] };
 }
@@ -35,21 +40,35 @@ fn size_class(layout: Layout) -> Option<usize> {
     (class < SIZES && layout.align() <= ALIGNMENT).then_some(class)
 }
 
-/// What dlmalloc is asked for.
-fn layout_of(class: usize) -> Layout {
-    // SAFETY: the alignment is a power of two, and the size far from the end of the address space.
-    unsafe { Layout::from_size_align_unchecked((class + 1) * STEP, ALIGNMENT) }
+/// A piece that nobody had; null where there is no memory.
+fn cut(class: usize) -> *mut u8 {
+    let size = (class + 1) * STEP;
+    REST.with(|rest| {
+        let (mut at, mut left) = rest.get();
+        if left < size {
+            // SAFETY: the alignment is a power of two, and the size far from the end of the address space.
+            at = unsafe { GlobalDlmalloc.alloc(Layout::from_size_align_unchecked(CHUNK, ALIGNMENT)) };
+            if at.is_null() {
+                return at;
+            }
+            left = CHUNK;
+        }
+        // SAFETY: the chunk is no shorter.
+        rest.set((unsafe { at.add(size) }, left - size));
+        at
+    })
 }
 
-// SAFETY: a piece is either with its user or in one list of one thread. All pieces of one class have the same size, which
-// holds an address, and come from dlmalloc, whatever thread asked for them. A layout is the caller's to get right.
+// SAFETY: a piece is either with its user or in one list of one thread, and all pieces of one class have the same size,
+// which holds an address. They lie in chunks apart from one another, at multiples of the alignment, and chunks stay. A
+// layout is the caller's to get right.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = size_class(layout) else { return unsafe { GlobalDlmalloc.alloc(layout) } };
         FREE.with(|free| {
             let piece = free[class].get();
             if piece.is_null() {
-                return unsafe { GlobalDlmalloc.alloc(layout_of(class)) };
+                return cut(class);
             }
             free[class].set(unsafe { piece.cast::<*mut u8>().read() });
             piece

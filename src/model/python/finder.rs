@@ -327,7 +327,12 @@ impl<'r> Finder<'r> {
             self.rootfs.read_in(&file.directory.real, &file.name, MAX_SOURCE, source)?;
             Ok(scan(source).into())
         };
-        entry.statements.get_or_init(|| SOURCE.with_borrow_mut(read)).clone()
+        if let Some(known) = entry.statements.get() {
+            return known.clone();
+        }
+        // Where two threads want it at once, both read it: to wait for the other takes longer.
+        let read = SOURCE.with_borrow_mut(read);
+        entry.statements.get_or_init(|| read).clone()
     }
 
     /// What a function of a source file executes when it is called.
