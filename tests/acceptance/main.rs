@@ -67,7 +67,7 @@ impl Installation {
         must(Command::new("python3").args(["-m", "venv"]).arg(&this.dir));
         must(
             Command::new(this.python())
-                .args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "numpy"])
+                .args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-compile", "numpy"])
                 .arg(format!("torch=={release}")),
         );
         fs::write(complete, "").unwrap();

@@ -57,7 +57,15 @@ fn run(requirement: &str, module: &str, directories: &[&str]) -> Result<(), Fail
     let venv = temporary.path().join("venv");
     must(Command::new("python3").args(["-m", "venv"]).arg(&venv));
     let python = venv.join("bin/python");
-    must(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-cache-dir", requirement]));
+    must(Command::new(&python).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-cache-dir",
+        "--no-compile",
+        requirement,
+    ]));
     let lib = fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
     take_away_each(&python, module, &[], directories.iter().map(|dir| lib.join(dir)))
 }

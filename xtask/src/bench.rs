@@ -12,7 +12,10 @@ struct Contender {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<PathBuf>,
+    /// After all others have run.
     costs: Vec<Cost>,
+    /// At once again, when what it reads is still near the processor; in seconds.
+    again: Vec<f64>,
 }
 
 /// What a run takes.
@@ -25,7 +28,8 @@ struct Cost {
     memory: f64,
 }
 
-/// Times everything in turns, `rounds` times, with the torch that `python` imports.
+/// Times everything in turns, `rounds` times, with the torch that `python` imports. Each runs twice: what it read of
+/// memory before is gone when its turn comes, and there when it runs again.
 pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.to_owned();
     let python = python.unwrap_or_else(|| root.join("target/acceptance/torch-2.6.0/bin/python"));
@@ -43,7 +47,7 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     let site = torch.parent().context("torch lies in a directory")?.to_owned();
     let mut contenders = Vec::new();
     let mut add = |name, program, arguments| {
-        contenders.push(Contender { name, program, arguments, costs: Vec::new() });
+        contenders.push(Contender { name, program, arguments, costs: Vec::new(), again: Vec::new() });
     };
     let words = |words: &[&str]| words.iter().map(PathBuf::from).collect::<Vec<_>>();
     let health = [words(&["health", "--image", "--python"]), vec![python.clone()], words(&["torch"])].concat();
@@ -79,15 +83,20 @@ pub fn run(python: Option<PathBuf>, rounds: usize) -> anyhow::Result<()> {
     for _ in 0..rounds {
         for contender in &mut contenders {
             contender.costs.extend(contender.once());
+            contender.again.extend(contender.once().map(|cost| cost.wall));
         }
     }
-    println!("{:<34} {:>9} {:>9} {:>9} {:>9}", "median of each, in turns", "ms", "times", "CPU ms", "MiB");
-    let own = contenders[0].median(|c| c.wall);
+    let heads = ["ms", "times", "again", "times", "CPU ms", "MiB"].map(|head| format!("{head:>8}")).join(" ");
+    println!("{:<34} {heads}", "median of each, in turns");
+    let own = (contenders[0].wall(), contenders[0].again());
     for contender in &contenders {
-        let wall = contender.median(|c| c.wall);
-        let cpu = contender.median(|c| c.cpu) * 1e3;
-        let memory = contender.median(|c| c.memory) / f64::from(1 << 20);
-        println!("{:<34} {:>9.1} {:>9.2} {cpu:>9.1} {memory:>9.1}", contender.name, wall * 1e3, wall / own);
+        let (wall, again) = (contender.wall(), contender.again());
+        let cpu = median(contender.costs.iter().map(|c| c.cpu)) * 1e3;
+        let memory = median(contender.costs.iter().map(|c| c.memory)) / f64::from(1 << 20);
+        let [ms, again_ms] = [wall, again].map(|seconds| seconds * 1e3);
+        let [times, again_times] = [wall / own.0, again / own.1];
+        let name = contender.name;
+        println!("{name:<34} {ms:>8.1} {times:>8.2} {again_ms:>8.1} {again_times:>8.2} {cpu:>8.1} {memory:>8.1}");
     }
     Ok(())
 }
@@ -104,11 +113,19 @@ impl Contender {
         Some(Cost { wall, cpu: (used.utime + used.stime).as_secs_f64(), memory: used.maxrss as f64 })
     }
 
-    fn median(&self, of: impl Fn(&Cost) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.costs.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+    fn wall(&self) -> f64 {
+        median(self.costs.iter().map(|c| c.wall))
     }
+
+    fn again(&self) -> f64 {
+        median(self.again.iter().copied())
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Starting and ending a process, and no more.

@@ -488,3 +488,47 @@ pub fn is_name(c: u8) -> bool {
 pub fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(text.iter().take_while(|c| is_name(**c)).count())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts of the characters that matter, passed over from every line on and up to every place.
+    #[test]
+    fn many_lines_at_once_are_passed_over_as_one_by_one() {
+        let naive = |source: &[u8], mut at: usize, header: usize, limit: usize| {
+            while is_deeper(source, at, header) || at > 0 && source.get(at) == Some(&b'\n') {
+                match memchr::memchr(b'\n', &source[at..limit]) {
+                    Some(newline) => at += newline + 1,
+                    None => break,
+                }
+            }
+            at
+        };
+        let mut seed = 1u32;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as usize % below
+        };
+        let mut passed = 0;
+        for header in [0, 2, 4, 8].into_iter().cycle().take(400) {
+            let mut source = Vec::new();
+            for _ in 0..random(24) {
+                let deep = random(8) > 0;
+                let columns = if deep { header + 1 + random(4) } else { random(header + 1) };
+                source.extend(std::iter::repeat_n(b' ', if random(6) == 0 { 0 } else { columns }));
+                source.extend((0..random(40)).map(|_| b"x # "[random(4)]));
+                source.extend(&b"\n\n\n"[random(3)..]);
+            }
+            let starts = memchr::memchr_iter(b'\n', &source).map(|n| n + 1);
+            for at in [0].into_iter().chain(starts).filter(|at| is_deeper(&source, *at, header)) {
+                for limit in at..=source.len() {
+                    let next = pass_deeper(&source, at, header, limit);
+                    assert_eq!(next, naive(&source, at, header, limit), "{at} {limit}: {}", source.escape_ascii());
+                    passed += usize::from(next > at + 64);
+                }
+            }
+        }
+        assert!(passed > 10_000);
+    }
+}
