@@ -510,8 +510,10 @@ impl<'e> Parts<'e> {
     fn unmatched(&self, names: &[String], open: &Open) -> Option<String> {
         open.absent.as_ref()?;
         let said = |name: &&String| name.rsplit('/').next().and_then(|file| file.find('*'));
-        let paths = places::filled(self.examination, self.python, names.iter().max_by_key(said)?);
-        paths.first().map(|path| display(path))
+        let filled =
+            |name: &String| Some((said(&name), places::filled(self.examination, self.python, name).first()?.clone()));
+        let (_, path) = names.iter().filter_map(filled).max_by_key(|(said, _)| *said)?;
+        Some(display(&path))
     }
 
     /// Imports an extension module from whichever entry of `sys.path` has it, or another module with what it imports.

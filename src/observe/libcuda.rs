@@ -4,14 +4,12 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::Examination;
 use super::live::DriverPaths;
+use super::{Examination, places};
 use crate::facts::{Absence, How, Scope, Step, StepOutcome, Weight};
 use crate::image::elf::Machine;
-use crate::loader::{Cache, Process};
+use crate::loader::Process;
 
-/// Largest cache read, in bytes.
-const MAX_CACHE: u64 = 64 << 20;
 /// Largest source of Triton read, in bytes.
 const MAX_SOURCE: u64 = 1 << 20;
 
@@ -70,12 +68,9 @@ fn linked_name(examination: &Examination) -> Option<Linked> {
 
 /// What `ldconfig -p` lists, and where that is nothing, `LD_LIBRARY_PATH`.
 fn cached(examination: &Examination) -> Vec<PathBuf> {
-    let data = examination.rootfs.read(Path::new("/etc/ld.so.cache"), MAX_CACHE);
-    // ldconfig fails without a cache, and Triton with it.
-    let Some(cache) = data.ok().and_then(|data| Cache::parse(data, Machine::host())) else { return Vec::new() };
-    let is_it = |bytes: &[u8]| memchr::memmem::find(bytes, b"libcuda.so.1").is_some();
-    let paths = cache.entries().filter(|(key, value)| is_it(key) || is_it(value)).map(|(_, value)| value);
-    let dirs: Vec<PathBuf> = paths.filter_map(|path| Some(Path::new(bytes(path)).parent()?.to_owned())).collect();
+    // Where ldconfig fails, so does Triton.
+    let Some(files) = places::ldconfig(examination, "libcuda.so.1") else { return Vec::new() };
+    let dirs: Vec<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
     match examination.request.env.non_empty("LD_LIBRARY_PATH") {
         Some(path) if dirs.is_empty() => split(path.as_bytes()).collect(),
         _ => dirs,

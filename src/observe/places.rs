@@ -6,7 +6,8 @@
 //! * `{prefix}/`: `sys.prefix`,
 //! * `$NAME/`: each directory that the variable lists; `$NAME|OTHER/`: of the first that is set,
 //! * `$NAME(OPTION)/`: the value of an option in the variable, as in `XLA_FLAGS=--option=/directory`,
-//! * `/`.
+//! * `/`,
+//! * `{ldconfig}/`: what `ldconfig -p | grep` finds for the text that follows, up to a `*`.
 //!
 //! `{arch}` is the processor. The file name may be a pattern of a shell, and `**` before it stands for any directories
 //! but those of linker stubs.
@@ -19,14 +20,22 @@ use super::Examination;
 use crate::frameworks::glob;
 use crate::image::elf::Machine;
 use crate::image::{EntryKind, Rootfs};
+use crate::loader::Cache;
 use crate::python::Interpreter;
 
+/// See above.
+const LDCONFIG: &str = "{ldconfig}/";
+/// Largest cache read, in bytes.
+const MAX_CACHE: u64 = 16 * 1024 * 1024;
 /// Directories that a `**` goes through; a toolkit has hundreds.
 const MAX_WALK: usize = 5_000;
 
 /// The paths that a pattern stands for, in the order in which they are tried; they need not exist unless the file name
 /// is a pattern.
 pub fn expand(examination: &Examination, python: &Interpreter, pattern: &str) -> Vec<PathBuf> {
+    if let Some(text) = pattern.strip_prefix(LDCONFIG) {
+        return ldconfig(examination, text.trim_end_matches('*')).unwrap_or_default();
+    }
     let paths = filled(examination, python, pattern);
     let rootfs = &examination.rootfs;
     let matches = |path: PathBuf| {
@@ -40,7 +49,16 @@ pub fn expand(examination: &Examination, python: &Interpreter, pattern: &str) ->
     if pattern.contains('*') { paths.into_iter().flat_map(matches).collect() } else { paths }
 }
 
-/// What a pattern stands for but for the files that it matches.
+/// The files of the lines of `ldconfig -p` with a text. It fails without a cache.
+pub fn ldconfig(examination: &Examination, text: &str) -> Option<Vec<PathBuf>> {
+    let data = examination.rootfs.read(Path::new("/etc/ld.so.cache"), MAX_CACHE).ok()?;
+    let cache = Cache::parse(data, Machine::host())?;
+    let has = |bytes: &[u8]| memchr::memmem::find(bytes, text.as_bytes()).is_some();
+    let listed = cache.entries().filter(|(key, value)| has(key) || has(value));
+    Some(listed.map(|(_, value)| PathBuf::from(OsStr::from_bytes(value))).collect())
+}
+
+/// What a pattern stands for but for the files that it matches; nothing where no directory is searched.
 pub fn filled(examination: &Examination, python: &Interpreter, pattern: &str) -> Vec<PathBuf> {
     let pattern = pattern.replace("{arch}", &Machine::host().name());
     let Some((start, rest)) = pattern.split_once('/') else { return Vec::new() };
