@@ -64,7 +64,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
     if failed.step.file != *name && failed.step.file != *requested_by {
         found = found.proof("while", failed.step.what.clone(), None);
     }
-    if let Some(importer) = failed.step.because.iter().rev().find(|b| b.contains(".py:")) {
+    if let Some(importer) = failed.step.importer() {
         found = found.proof("imported at", importer, None);
     }
     for place in searched.iter().filter(|p| p.why != SearchedWhy::NotInCache) {

@@ -82,7 +82,7 @@ fn explain(failed: &Failed<'_>, facts: &Facts) -> Option<Finding> {
 }
 
 fn chain(failed: &Failed<'_>, mut found: Finding) -> Finding {
-    if let Some(importer) = failed.step.because.iter().rev().find(|b| b.contains(".py:")) {
+    if let Some(importer) = failed.step.importer() {
         found = found.proof("imported at", importer, None);
     }
     found

@@ -424,6 +424,11 @@ impl Step {
     pub fn breaks(&self) -> bool {
         self.weight == Weight::Required && !self.is_ok()
     }
+
+    /// The import statement that led to it last, as `file:line`.
+    pub fn importer(&self) -> Option<&String> {
+        self.because.iter().rev().find(|by| by.contains(".py:") || by.contains(".pyx:"))
+    }
 }
 
 /// How a step loads something.

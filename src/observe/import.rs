@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Examination;
@@ -35,6 +36,14 @@ const TORCH_C_LOST: &str = "ImportError: Failed to load PyTorch C extensions:
 const CV2_LOST: &str =
     "ImportError: ERROR: recursion is detected during loading of \"cv2\" binary extensions. Check OpenCV installation.";
 
+/// How zlib begins what it compresses best.
+const ZLIB: &[u8] = b"\x78\xda";
+/// Places in a module where that may be.
+const MAX_STREAMS: usize = 64;
+/// Largest text that is unpacked, in bytes.
+const MAX_TEXTS: usize = 16 * 1024 * 1024;
+/// Longest name of a module in it.
+const MAX_NAME: usize = 100;
 /// Largest module that is searched for names, in bytes: what is larger holds code for GPUs, and not of Cython.
 const MAX_CYTHON: u64 = 64 * 1024 * 1024;
 /// What compiled modules import that cffi made.
@@ -301,6 +310,9 @@ impl<'e> Run<'e> {
             _ if module == TORCH_C => TORCH_C_LOST.to_owned(),
             _ if module == "cv2.cv2" => CV2_LOST.to_owned(),
             Asked::Itself | Asked::Directory(None) => not_there(module, redirect),
+            Asked::NameOf(..) if chain.last().is_some_and(|s| s.file.extension().is_some_and(|e| e == "pyx")) => {
+                format!("ImportError: cannot import name {stem}")
+            }
             Asked::Compiled => "size changed, may indicate binary incompatibility".to_owned(),
             Asked::Directory(Some(name)) => {
                 format!("ImportError: cannot import name '{name}' from '{module}' (unknown location)")
@@ -386,6 +398,23 @@ fn dotted_names(data: &[u8]) -> impl Iterator<Item = &str> {
         let start = text.iter().rposition(|c| !is_name(c)).map_or(0, |n| n + 1);
         std::str::from_utf8(&text[start..]).ok().filter(|name| name.contains('.'))
     })
+}
+
+/// Names of modules that begin with `top` in the texts that Cython has compressed with zlib: they follow one another with
+/// nothing in between, so each is the longest that `is_module`.
+fn compressed_names(data: &[u8], top: &str, is_module: impl Fn(&str) -> bool) -> Vec<String> {
+    let is_name = |c: &&u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
+    let mut found = Vec::new();
+    for at in memchr::memmem::find_iter(data, ZLIB).take(MAX_STREAMS) {
+        let Ok(texts) = decompress_to_vec_zlib_with_limit(&data[at..], MAX_TEXTS) else { continue };
+        for at in memchr::memmem::find_iter(&texts, top) {
+            let length = texts[at..].iter().take(MAX_NAME).take_while(is_name).count();
+            let Ok(run) = std::str::from_utf8(&texts[at..at + length]) else { continue };
+            let name = (top.len() + 1..=run.len()).rev().map(|end| &run[..end]).find(|name| is_module(name));
+            found.extend(name.map(str::to_owned));
+        }
+    }
+    found
 }
 
 /// What Python says of a module without a file.
@@ -491,8 +520,8 @@ impl World for Round<'_, '_, '_> {
     }
 
     /// What cffi made imports its backend. Cython makes `PyImport_ImportModule` of each `cimport`, so that the name is a
-    /// text in the file. Before 3.1 the names of its other imports are too, of which some are made later or never: then
-    /// only those of the same package count.
+    /// text in the file. Before 3.1 the names of its other imports are too, and since 3.2 many are compressed with those
+    /// of everything else; of these some are made later or never, so that only those of the same package count.
     fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)> {
         let (examination, python) = (self.records.examination, self.records.python);
         let lost = self.records.lost();
@@ -512,12 +541,18 @@ impl World for Round<'_, '_, '_> {
             }
             let Some(release) = cython(&map).filter(|_| seen.insert(file.clone())) else { continue };
             let top = |name: &str| name.split('.').next().map(str::to_owned);
-            for name in dotted_names(&map).filter(|name| release >= (3, 1) || top(name) == top(&module)) {
-                if is_left_out(name) {
-                    return Some((name.to_owned(), file));
+            let plain = dotted_names(&map).filter(|name| release >= (3, 1) || top(name) == top(&module));
+            let mut names: Vec<String> = plain.map(str::to_owned).collect();
+            if let Some(top) = top(&module) {
+                let is_module = |name: &str| is_left_out(name) || module_file(examination, python, name).is_some();
+                names.extend(compressed_names(&map, &format!("{top}."), is_module));
+            }
+            for name in names {
+                if is_left_out(&name) {
+                    return Some((name, file));
                 }
-                let imported = module_file(examination, python, name);
-                files.extend(imported.map(|file| (name.to_owned(), file)));
+                let imported = module_file(examination, python, &name);
+                files.extend(imported.map(|file| (name, file)));
             }
         }
         None
@@ -531,6 +566,19 @@ impl World for Round<'_, '_, '_> {
         loaded.map(|id| &self.process.object(id).file).is_some_and(|file| {
             let [texts, _] = file.elf.data_from_texts();
             file.size <= MAX_CYTHON && contains(texts, NUMPY_API) && cython(texts).is_some()
+        })
+    }
+
+    /// Its path stands in what Cython made, for tracebacks.
+    fn is_compiled_from(&self, extension: &Extension<'_>, source: &str) -> bool {
+        let loaded = self.process.loaded(extension.path.as_os_str()).map(|id| &self.process.object(id).file);
+        loaded.is_some_and(|file| {
+            let [texts, _] = file.elf.data_from_texts();
+            let is_whole = |at: usize| {
+                let before = at.checked_sub(1).and_then(|at| texts.get(at));
+                matches!(before, Some(0 | b'/')) && texts.get(at + source.len()) == Some(&0)
+            };
+            file.size <= MAX_CYTHON && cython(texts).is_some() && memchr::memmem::find_iter(texts, source).any(is_whole)
         })
     }
 
@@ -608,5 +656,21 @@ impl Records<'_> {
             lost
         });
         self.lost.insert(lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_among_compressed_texts() {
+        let texts = b"Failed?app._lowapp.h5tnumpy.coreapp.h5xapp.gone";
+        let compressed = miniz_oxide::deflate::compress_to_vec_zlib(texts, 10);
+        assert!(compressed.starts_with(ZLIB));
+        let file = [b"\x7fELF x\xda \x78\xda!", &*compressed, b"\0rest"].concat();
+        let is_module = |name: &str| ["app._low", "app.h5", "app.h5t", "app.gone", "numpy.core"].contains(&name);
+        assert_eq!(compressed_names(&file, "app.", is_module), ["app._low", "app.h5t", "app.h5", "app.gone"]);
+        assert!(compressed_names(&file[..file.len() / 2], "app.", is_module).is_empty());
     }
 }

@@ -12,13 +12,15 @@ use serde_json::Value;
 use super::{Change, Installation, agree, command, must, shared_objects, wheel};
 
 /// What is installed, what is imported, and the directories whose libraries are taken away in turn.
-const PACKAGES: [(&str, &str, &[&str]); 20] = [
+const PACKAGES: [(&str, &str, &[&str]); 21] = [
     // Takes itself out of `sys.modules` and imports itself again.
     ("opencv-python-headless==5.0.0.93", "cv2", &["cv2"]),
     // A function that returns early; SWIG's wrapper.
     ("faiss-cpu==1.15.1", "faiss", &["faiss"]),
     // Modules of Cython that import one another.
     ("asyncpg==0.32.0", "asyncpg", &["asyncpg"]),
+    // Modules of Cython that came with their sources.
+    ("cytoolz==1.2.0", "cytoolz", &["cytoolz"]),
     // A star import of NumPy as a text; modules of Cython that import those of SciPy; a handler that calls what raises.
     ("scikit-learn==1.9.1", "sklearn", &["numpy/random", "scipy/_lib", "sklearn/__check_build"]),
     // What its classes ask NumPy for.

@@ -345,6 +345,10 @@ impl World for Broken {
         false
     }
 
+    fn is_compiled_from(&self, _: &Extension<'_>, _: &str) -> bool {
+        false
+    }
+
     fn open(&mut self, _: &str, _: &[Site], _: When) -> Result<(), Raised> {
         Ok(())
     }

@@ -317,6 +317,14 @@ impl<'r> Finder<'r> {
         })
     }
 
+    /// Files that an extension module may have been compiled from, which lie beside it.
+    pub(super) fn sources(extension: &File) -> impl Iterator<Item = File> {
+        let directory = &extension.directory;
+        let beside = [".pyx", ".py"].map(|suffix| format!("{}{suffix}", stem(&extension.name)));
+        let is_file = |name: &String| directory.get(name).is_some_and(|entry| entry.kind == EntryKind::File);
+        beside.into_iter().filter(is_file).map(|name| File { directory: Arc::clone(directory), name })
+    }
+
     /// What a source file executes.
     ///
     /// # Errors

@@ -187,6 +187,8 @@ pub trait World {
     /// Whether the code of an extension module imports NumPy for its C API (`import_array`), as it is initialised, and fails
     /// with it.
     fn imports_numpy(&self, extension: &Extension<'_>) -> bool;
+    /// Whether an extension module says that it was compiled from a source file of this name.
+    fn is_compiled_from(&self, extension: &Extension<'_>, source: &str) -> bool;
     /// Opens what the source of a module opens by itself, as its statements begin or when they are done.
     ///
     /// # Errors
@@ -257,6 +259,8 @@ struct Scope<'s> {
     file: Rc<Path>,
     /// Package for relative imports.
     package: &'s str,
+    /// Whether Cython has compiled it.
+    is_compiled: bool,
     functions: FxHashMap<&'s str, &'s Body>,
     constants: Constants,
     running: FxHashSet<&'s str>,
@@ -372,8 +376,9 @@ impl<'a, W: World> Importer<'a, W> {
         self.modules.insert(name.into(), Module::new(spec.search()));
         let outcome = match spec {
             Spec::Opaque { .. } | Spec::Namespace(_) | Spec::Lost(_) => Ok(()),
-            Spec::Extension { file, .. } => {
-                self.load(&Extension { module: name, path: &file.path(), chain: &self.chain.clone() })
+            Spec::Extension { file, is_package } => {
+                let package = if is_package { name } else { parent.unwrap_or("") };
+                self.load(&Extension { module: name, path: &file.path(), chain: &self.chain.clone() }, &file, package)
             }
             Spec::Source { file, is_package } => {
                 let package = if is_package { name } else { parent.unwrap_or("") };
@@ -387,8 +392,9 @@ impl<'a, W: World> Importer<'a, W> {
         outcome
     }
 
-    /// An extension module, and what its code imports.
-    fn load(&mut self, extension: &Extension<'_>) -> Result<(), Raised> {
+    /// An extension module, and what its code imports: what Cython says of itself, and where the source came along, what
+    /// that says.
+    fn load(&mut self, extension: &Extension<'_>, file: &File, package: &str) -> Result<(), Raised> {
         self.world.load(extension)?;
         if !self.modules.contains_key(NUMPY)
             && self.find(NUMPY, NUMPY, None).is_some()
@@ -396,7 +402,10 @@ impl<'a, W: World> Importer<'a, W> {
         {
             self.import_dotted(NUMPY, Catches::default())?;
         }
-        let Some((module, by)) = self.world.lost_import(extension) else { return Ok(()) };
+        let Some((module, by)) = self.world.lost_import(extension) else {
+            let source = Finder::sources(file).find(|s| self.world.is_compiled_from(extension, &s.name));
+            return source.map_or(Ok(()), |source| self.execute(&source, package, true).map(drop));
+        };
         let (chain, by) = (extension.chain.to_vec(), Some(by));
         let (mut asked, mut raised) = (Asked::Itself, Raised::NotFound);
         if let Some(Spec::Source { .. }) = self.finder.find_dotted(&module) {
@@ -424,7 +433,7 @@ impl<'a, W: World> Importer<'a, W> {
     /// Executes the source of a module.
     fn run(&mut self, name: &str, file: &File, package: &str) -> Result<(), Raised> {
         self.world.open(name, &self.chain, When::First)?;
-        let constants = self.execute(file, package)?;
+        let constants = self.execute(file, package, false)?;
         if let Some(module) = self.modules.get_mut(name).filter(|_| !constants.is_empty()) {
             module.constants = Rc::new(constants);
             module.file = Some(file.clone());
@@ -432,7 +441,7 @@ impl<'a, W: World> Importer<'a, W> {
         self.world.open(name, &self.chain, When::Last)
     }
 
-    fn execute(&mut self, file: &File, package: &str) -> Result<Constants, Raised> {
+    fn execute(&mut self, file: &File, package: &str, is_compiled: bool) -> Result<Constants, Raised> {
         // A source file that cannot be read fails its import.
         let statements = self.finder.statements(file).map_err(|_| Raised::Os)?;
         self.trace.executed.push(file.clone());
@@ -440,6 +449,7 @@ impl<'a, W: World> Importer<'a, W> {
             module: file,
             file: file.path().into(),
             package,
+            is_compiled,
             functions: FxHashMap::default(),
             constants: Constants::default(),
             running: FxHashSet::default(),
@@ -624,7 +634,8 @@ impl<'a, W: World> Importer<'a, W> {
 
     fn statement(&mut self, import: &Import, scope: &mut Scope<'_>) -> Result<(), Raised> {
         let base = import.absolute(scope.package);
-        if base.is_empty() {
+        // What Cython takes from the module of its name is known when it compiles.
+        if base.is_empty() || scope.is_compiled && base.split('.').next() == Some("cython") {
             return Ok(());
         }
         self.chain.push(Site { file: Rc::clone(&scope.file), line: import.line });

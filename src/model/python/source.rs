@@ -241,6 +241,12 @@ impl<'s> Builder<'s> {
                 }
             }),
             b"class" => header.map(|_| Kind::Class),
+            // Cython's: what it compiles to C, and what it decides while it compiles.
+            b"cdef" | b"cpdef" | b"ctypedef" => header.map(|h| match first_word(h.trim_ascii_start()).0 {
+                b"class" => Kind::Class,
+                _ => Kind::Function(declared(h)),
+            }),
+            b"IF" | b"ELIF" | b"ELSE" => header.map(|_| Kind::If("IF".into())),
             b"for" | b"while" => header.map(|_| Kind::Loop),
             b"with" => header.map(|h| {
                 let text = String::from_utf8_lossy(h);
@@ -620,6 +626,13 @@ pub(super) fn identifier(text: &[u8]) -> CompactString {
     CompactString::from_utf8_lossy(first_word(text).0)
 }
 
+/// The name of a function of Cython, which stands behind its type.
+fn declared(header: &[u8]) -> CompactString {
+    let before = header.split(|c| *c == b'(').next().unwrap_or(header).trim_ascii_end();
+    let start = before.iter().rposition(|c| !is_name(*c)).map_or(0, |at| at + 1);
+    identifier(&before[start..])
+}
+
 fn condition(text: &[u8]) -> CompactString {
     clean(text).trim().into()
 }
@@ -773,6 +786,19 @@ mod tests {
         assert_eq!(statements[1..7], all.map(|(name, value)| constant(name, value)));
         let import = Statement::Import(Import::of(7, "b".into()));
         assert_eq!(statements[7..], [Statement::Class(vec![import, constant("X", "True")])]);
+    }
+
+    #[test]
+    fn what_cython_compiles() {
+        let source = b"from .a cimport b\ncimport c\nfrom .d import e\ncdef extern from \"f.h\":\n    int g\n\ncdef class H:\n    cdef int i\n    import j\n\n    cpdef int k(self, l=[1]) except? -1:\n        import m\n\ncdef inline object n(o):\n    import p\n\nIF UNAME_SYSNAME == \"Windows\":\n    import q\nn(1)\n";
+        let statements = scan(source);
+        assert_eq!(imports(&statements), ["3:.d"]);
+        let [_, Statement::Class(body), function, Statement::If { branches, .. }, call] = &statements[..] else {
+            panic!("a class, a function, a condition and a call: {statements:?}")
+        };
+        assert_eq!((imports(body), imports(&branches[0].1)), (vec!["9:j".to_owned()], vec!["18:q".to_owned()]));
+        assert!(matches!(function, Statement::Function { name, .. } if name == "n"));
+        assert_eq!(*call, Statement::Call("n".into()));
     }
 
     #[test]
