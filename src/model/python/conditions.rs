@@ -71,12 +71,14 @@ impl Value {
     }
 }
 
-/// What is the same for every Python on Linux.
+/// What is the same for every Python on this processor's Linux; nothing is examined for another.
 fn platform(expression: &str) -> Option<&'static str> {
     Some(match expression {
         "sys.platform" => "linux",
         "os.name" => "posix",
         "platform.system()" => "Linux",
+        "platform.machine()" => std::env::consts::ARCH,
+        "sys.byteorder" => "little",
         "sys.implementation.name" => "cpython",
         "platform.python_implementation()" => "CPython",
         _ => return None,

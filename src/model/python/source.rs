@@ -31,6 +31,10 @@ const KNOWABLE: &[&[u8]] = &[
     b"os.environ",
     b"os.getenv",
     b"platform.system",
+    b"platform.machine",
+    b"platform.python_implementation",
+    b"sys.implementation.name",
+    b"sys.byteorder",
 ];
 
 /// What a file has to say for `np` to be NumPy.
