@@ -1,5 +1,6 @@
 //! One `import` in one process: the import system asks, the loader answers.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
@@ -86,12 +87,23 @@ struct Records<'e> {
     listed: FxHashMap<PathBuf, Names>,
     /// Extension modules that are listed and not there, once somebody has asked.
     lost: Option<FxHashSet<String>>,
+    /// Extension modules whose code imports none of these, nor does what it imports: most are asked for by several.
+    whole: FxHashSet<PathBuf>,
+    /// Files of extension modules by the names that compiled code has for them, where there are any.
+    files: RefCell<FxHashMap<String, Option<PathBuf>>>,
 }
 
 impl<'e> Run<'e> {
     /// A run of `python`.
     pub fn new(examination: &'e Examination, python: &'e Interpreter, finder: &'e Finder<'e>) -> Self {
-        let records = Records { examination, python, listed: FxHashMap::default(), lost: None };
+        let records = Records {
+            examination,
+            python,
+            listed: FxHashMap::default(),
+            lost: None,
+            whole: FxHashSet::default(),
+            files: RefCell::default(),
+        };
         Self { examination, python, finder, records, done_without: FxHashSet::default() }
     }
 
@@ -400,14 +412,15 @@ fn dotted_names(data: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Names of modules that begin with `top` in the texts that Cython has compressed with zlib: they follow one another with
+/// Names of modules of the package `top` in the texts that Cython has compressed with zlib: they follow one another with
 /// nothing in between, so each is the longest that `is_module`.
 fn compressed_names(data: &[u8], top: &str, is_module: impl Fn(&str) -> bool) -> Vec<String> {
+    let top = format!("{top}.");
     let is_name = |c: &&u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
     let mut found = Vec::new();
     for at in memchr::memmem::find_iter(data, ZLIB).take(MAX_STREAMS) {
         let Ok(texts) = decompress_to_vec_zlib_with_limit(&data[at..], MAX_TEXTS) else { continue };
-        for at in memchr::memmem::find_iter(&texts, top) {
+        for at in memchr::memmem::find_iter(&texts, &top) {
             let length = texts[at..].iter().take(MAX_NAME).take_while(is_name).count();
             let Ok(run) = std::str::from_utf8(&texts[at..at + length]) else { continue };
             let name = (top.len() + 1..=run.len()).rev().map(|end| &run[..end]).find(|name| is_module(name));
@@ -456,6 +469,14 @@ impl<'r, 'l, 'e> Round<'r, 'l, 'e> {
     fn new(records: &'r mut Records<'e>, process: &'r mut Process<'l>, assumed: &'r FxHashSet<String>) -> Self {
         let interpreter = interpreter(process);
         Self { records, process, interpreter, steps: Vec::new(), assumed, unknown: None }
+    }
+
+    /// The texts of a loaded module that Cython has made.
+    fn texts_of_cython(&self, extension: &Extension<'_>) -> Option<&[u8]> {
+        let loaded = self.process.loaded(extension.path.as_os_str())?;
+        let file = &self.process.object(loaded).file;
+        let [texts, _] = file.elf.data_from_texts();
+        (file.size <= MAX_CYTHON && cython(texts).is_some()).then_some(texts)
     }
 }
 
@@ -523,37 +544,44 @@ impl World for Round<'_, '_, '_> {
     /// text in the file. Before 3.1 the names of its other imports are too, and since 3.2 many are compressed with those
     /// of everything else; of these some are made later or never, so that only those of the same package count.
     fn lost_import(&mut self, extension: &Extension<'_>) -> Option<(String, PathBuf)> {
-        let (examination, python) = (self.records.examination, self.records.python);
-        let lost = self.records.lost();
-        if lost.is_empty() {
+        if self.records.lost().is_empty() {
             return None;
         }
-        let is_left_out = |name: &str| lost.contains(name) && !self.assumed.contains(name);
+        let is_lost = |name: &str| self.records.lost.as_ref().is_some_and(|lost| lost.contains(name));
+        let mut is_whole = true;
         let mut seen: FxHashSet<PathBuf> = FxHashSet::default();
         let mut files = vec![(extension.module.to_owned(), extension.path.to_owned())];
         while let Some((module, file)) = files.pop() {
-            let Ok((map, stat)) = examination.rootfs.map(&file) else { continue };
+            if self.records.whole.contains(&file) || !seen.insert(file.clone()) {
+                continue;
+            }
+            let Ok((map, stat)) = self.records.examination.rootfs.map(&file) else { continue };
             if stat.size > MAX_CYTHON {
                 continue;
             }
-            if is_left_out(CFFI) && contains(&map, CFFI) {
-                return Some((CFFI.to_owned(), file));
+            let mut names = Vec::new();
+            if is_lost(CFFI) && contains(&map, CFFI) {
+                names.push(CFFI.to_owned());
             }
-            let Some(release) = cython(&map).filter(|_| seen.insert(file.clone())) else { continue };
-            let top = |name: &str| name.split('.').next().map(str::to_owned);
-            let plain = dotted_names(&map).filter(|name| release >= (3, 1) || top(name) == top(&module));
-            let mut names: Vec<String> = plain.map(str::to_owned).collect();
-            if let Some(top) = top(&module) {
-                let is_module = |name: &str| is_left_out(name) || module_file(examination, python, name).is_some();
-                names.extend(compressed_names(&map, &format!("{top}."), is_module));
+            if let Some(release) = cython(&map) {
+                let top = |name: &str| name.split('.').next().map(str::to_owned);
+                let plain = dotted_names(&map).filter(|name| release >= (3, 1) || top(name) == top(&module));
+                names.extend(plain.map(str::to_owned));
+                let is_module = |name: &str| is_lost(name) || self.records.file(name).is_some();
+                names.extend(top(&module).into_iter().flat_map(|top| compressed_names(&map, &top, is_module)));
             }
             for name in names {
-                if is_left_out(&name) {
-                    return Some((name, file));
+                if is_lost(&name) {
+                    if !self.assumed.contains(&name) {
+                        return Some((name, file));
+                    }
+                    is_whole = false;
                 }
-                let imported = module_file(examination, python, &name);
-                files.extend(imported.map(|file| (name, file)));
+                files.extend(self.records.file(&name).map(|file| (name, file)));
             }
+        }
+        if is_whole {
+            self.records.whole.extend(seen);
         }
         None
     }
@@ -562,23 +590,17 @@ impl World for Round<'_, '_, '_> {
     /// not. Cython raises what it raises; what is written in C++ may do without (DuckDB), as Python's own modules do.
     fn imports_numpy(&self, extension: &Extension<'_>) -> bool {
         let is_of_python = extension.path.starts_with(self.records.python.stdlib.join("lib-dynload"));
-        let loaded = self.process.loaded(extension.path.as_os_str()).filter(|_| !is_of_python);
-        loaded.map(|id| &self.process.object(id).file).is_some_and(|file| {
-            let [texts, _] = file.elf.data_from_texts();
-            file.size <= MAX_CYTHON && contains(texts, NUMPY_API) && cython(texts).is_some()
-        })
+        !is_of_python && self.texts_of_cython(extension).is_some_and(|texts| contains(texts, NUMPY_API))
     }
 
     /// Its path stands in what Cython made, for tracebacks.
     fn is_compiled_from(&self, extension: &Extension<'_>, source: &str) -> bool {
-        let loaded = self.process.loaded(extension.path.as_os_str()).map(|id| &self.process.object(id).file);
-        loaded.is_some_and(|file| {
-            let [texts, _] = file.elf.data_from_texts();
-            let is_whole = |at: usize| {
+        self.texts_of_cython(extension).is_some_and(|texts| {
+            let is_it = |at: usize| {
                 let before = at.checked_sub(1).and_then(|at| texts.get(at));
                 matches!(before, Some(0 | b'/')) && texts.get(at + source.len()) == Some(&0)
             };
-            file.size <= MAX_CYTHON && cython(texts).is_some() && memchr::memmem::find_iter(texts, source).any(is_whole)
+            memchr::memmem::find_iter(texts, source).any(is_it)
         })
     }
 
@@ -643,6 +665,16 @@ impl Records<'_> {
         })
     }
 
+    /// [`module_file`], looked for once.
+    fn file(&self, module: &str) -> Option<PathBuf> {
+        let known = self.files.borrow().get(module).cloned();
+        known.unwrap_or_else(|| {
+            let file = module_file(self.examination, self.python, module);
+            self.files.borrow_mut().insert(module.to_owned(), file.clone());
+            file
+        })
+    }
+
     /// Extension modules that some RECORD lists and that are not there.
     fn lost(&mut self) -> &FxHashSet<String> {
         let (examination, python) = (self.examination, self.python);
@@ -670,7 +702,7 @@ mod tests {
         assert!(compressed.starts_with(ZLIB));
         let file = [b"\x7fELF x\xda \x78\xda!", &*compressed, b"\0rest"].concat();
         let is_module = |name: &str| ["app._low", "app.h5", "app.h5t", "app.gone", "numpy.core"].contains(&name);
-        assert_eq!(compressed_names(&file, "app.", is_module), ["app._low", "app.h5t", "app.h5", "app.gone"]);
-        assert!(compressed_names(&file[..file.len() / 2], "app.", is_module).is_empty());
+        assert_eq!(compressed_names(&file, "app", is_module), ["app._low", "app.h5t", "app.h5", "app.gone"]);
+        assert!(compressed_names(&file[..file.len() / 2], "app", is_module).is_empty());
     }
 }

@@ -41,30 +41,26 @@ pub struct Candidates {
     files: Vec<(PathBuf, Role, bool)>,
 }
 
-/// What a module belongs to.
+/// What a target belongs to.
+#[derive(Default)]
 pub struct Package<'e> {
-    /// The distribution that brings it.
+    /// The distribution that brings it, if it is a module.
     pub distribution: Option<&'e Installed>,
-    /// Its shared objects.
+    /// The shared objects of that, or the file itself.
     own: Vec<PathBuf>,
     unexamined: Vec<(String, String)>,
 }
 
-/// The files of every target that may hold code to be read; `packages` are those of the modules among the targets.
+/// The files of every target that may hold code to be read; `packages` are those of the targets.
 pub fn candidates(
     examination: &Examination,
     workload: &[Workload],
     subjects: &[Subject],
     packages: Vec<Package<'_>>,
 ) -> Vec<Candidates> {
-    let mut packages = packages.into_iter();
-    let package = |w: &Workload| matches!(w, Workload::Module(_)).then(|| packages.next()).flatten();
     match examination.request.code {
         CodeDepth::Nothing => Vec::new(),
-        _ => {
-            let packages = workload.iter().map(package).collect::<Vec<_>>();
-            workload.iter().zip(packages).map(|(w, package)| of_target(examination, w, subjects, package)).collect()
-        }
+        _ => workload.iter().zip(packages).map(|(w, package)| of_target(examination, w, subjects, package)).collect(),
     }
 }
 
@@ -80,12 +76,7 @@ pub fn read(examination: &Examination, candidates: &[Candidates]) -> Vec<Kernels
     candidates.iter().map(of_target).collect()
 }
 
-fn of_target(
-    examination: &Examination,
-    workload: &Workload,
-    subjects: &[Subject],
-    package: Option<Package<'_>>,
-) -> Candidates {
+fn of_target(examination: &Examination, workload: &Workload, subjects: &[Subject], package: Package<'_>) -> Candidates {
     let (target, capability) = match workload {
         Workload::Module(name) => (name.clone(), format!("import:{name}")),
         Workload::File(path) => (path.to_string_lossy().into_owned(), format!("load:{}", path.display())),
@@ -94,27 +85,19 @@ fn of_target(
     let mut known = HashSet::new();
     let mapped = subjects.iter().filter(of_target).flat_map(|s| &s.mapped).map(|m| m.path.as_str());
     let mapped: Vec<&str> = mapped.filter(|path| known.insert(*path)).collect();
-    let mut kernels = Kernels {
+    let kernels = Kernels {
         target,
-        distribution: package.as_ref().and_then(|p| Some(p.distribution?.name.clone())),
+        distribution: package.distribution.map(|distribution| distribution.name.clone()),
         cuda: mapped.iter().find_map(|p| runtime(examination, Path::new(p))),
         modules: Vec::new(),
-        unexamined: Vec::new(),
-    };
-    let own = match (workload, package) {
-        (Workload::File(path), _) => vec![examination.rootfs.canonicalize(path).unwrap_or_else(|_| path.clone())],
-        (Workload::Module(_), Some(package)) => {
-            kernels.unexamined = package.unexamined;
-            package.own
-        }
-        (Workload::Module(_), None) => Vec::new(),
+        unexamined: package.unexamined,
     };
     let is_file = matches!(workload, Workload::File(_));
     let with_use = |path: PathBuf| {
         let is_mapped = path.to_str().is_some_and(|path| known.remove(path));
         (path, Role::Own, is_mapped || is_file)
     };
-    let mut files: Vec<(PathBuf, Role, bool)> = own.into_iter().map(with_use).collect();
+    let mut files: Vec<(PathBuf, Role, bool)> = package.own.into_iter().map(with_use).collect();
     // Python's own modules have no device code.
     let others = mapped.into_iter().filter(|path| known.contains(path) && !path.contains("/lib-dynload/"));
     for path in others.map(Path::new) {
@@ -133,8 +116,15 @@ fn of_target(
     Candidates { kernels, files }
 }
 
-/// What a module belongs to, with the shared objects of that, if code is to be read.
-pub fn package<'e>(examination: &'e Examination, module: &str) -> Package<'e> {
+/// What a target belongs to, with the shared objects of that, if code is to be read.
+pub fn package<'e>(examination: &'e Examination, target: &Workload) -> Package<'e> {
+    let module = match target {
+        Workload::Module(module) => module,
+        Workload::File(path) => {
+            let own = vec![examination.rootfs.canonicalize(path).unwrap_or_else(|_| path.clone())];
+            return Package { own, ..Package::default() };
+        }
+    };
     let top = module.split('.').next().unwrap_or(module);
     let (mut own, mut unexamined) = (Vec::new(), Vec::new());
     let found = distribution(examination, top);

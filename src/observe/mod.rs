@@ -319,8 +319,10 @@ impl Examination {
             })
             .collect();
         let beside = || {
-            let packages: Vec<_> = modules.iter().map(|module| kernels::package(&self, module)).collect();
-            let python = self.python.as_ref().map(|p| self.python_facts(p, &modules, &packages));
+            let packages: Vec<_> = workload.iter().map(|target| kernels::package(&self, target)).collect();
+            let of_modules = workload.iter().zip(&packages).filter(|(w, _)| matches!(w, Workload::Module(_)));
+            let own = of_modules.map(|(_, package)| package.distribution).collect();
+            let python = self.python.as_ref().map(|p| self.python_facts(p, &modules, own));
             let libraries = scan::scan(&self.rootfs, &self.mount_points(), &self.request.env, &self.sys_path.entries);
             (packages, python, libraries)
         };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::features::Parts;
 use super::live::{self, DriverPaths};
-use super::{Examination, Tried, exec_step, import, kernels, loader_facts};
+use super::{Examination, Tried, exec_step, import, loader_facts};
 use crate::facts::{Absence, Distribution, How, Observed, Python, Step, StepOutcome, Subject, Weight};
 use crate::frameworks;
 use crate::loader::{Failure, LoadError, Loader, Process};
@@ -143,7 +143,7 @@ impl Examination {
         &self,
         python: &Result<Interpreter, crate::python::NoInterpreter>,
         modules: &[&str],
-        packages: &[kernels::Package<'_>],
+        own: Option<Vec<&Installed>>,
     ) -> Observed<Python> {
         let python = match python {
             Ok(python) => python,
@@ -176,17 +176,17 @@ impl Examination {
                     problems: if matters(&d.name) { d.problems(&self.rootfs) } else { Vec::new() },
                 })
                 .collect(),
-            required: self.required_by(packages),
+            required: own.and_then(|own| self.required_by(&own)),
         })
     }
 
-    /// What the distributions of all modules require, if each is of one.
-    fn required_by(&self, packages: &[kernels::Package<'_>]) -> Option<Vec<String>> {
+    /// What the distributions of the modules require.
+    fn required_by(&self, own: &[&Installed]) -> Option<Vec<String>> {
         let is_asked = |d: &Installed| COMPILING.contains(&d.name.as_str());
         if self.request.targets.is_empty() || !self.installed.iter().any(is_asked) {
             return None;
         }
-        let own = packages.iter().map(|package| Some(package.distribution?.name.clone())).collect::<Option<_>>()?;
+        let own = own.iter().map(|distribution| distribution.name.clone()).collect();
         Some(with_required(&self.rootfs, &self.installed, own))
     }
 }

@@ -25,8 +25,6 @@ use crate::python::Interpreter;
 
 /// See above.
 const LDCONFIG: &str = "{ldconfig}/";
-/// Largest cache read, in bytes.
-const MAX_CACHE: u64 = 16 * 1024 * 1024;
 /// Directories that a `**` goes through; a toolkit has hundreds.
 const MAX_WALK: usize = 5_000;
 
@@ -51,8 +49,7 @@ pub fn expand(examination: &Examination, python: &Interpreter, pattern: &str) ->
 
 /// The files of the lines of `ldconfig -p` with a text. It fails without a cache.
 pub fn ldconfig(examination: &Examination, text: &str) -> Option<Vec<PathBuf>> {
-    let data = examination.rootfs.read(Path::new("/etc/ld.so.cache"), MAX_CACHE).ok()?;
-    let cache = Cache::parse(data, Machine::host())?;
+    let cache = Cache::read(&examination.rootfs, Path::new("/etc/ld.so.cache"), Machine::host())?;
     let has = |bytes: &[u8]| memchr::memmem::find(bytes, text.as_bytes()).is_some();
     let listed = cache.entries().filter(|(key, value)| has(key) || has(value));
     Some(listed.map(|(_, value)| PathBuf::from(OsStr::from_bytes(value))).collect())

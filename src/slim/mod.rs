@@ -69,8 +69,6 @@ pub struct Group {
     pub bytes: u64,
 }
 
-/// The loader's cache is kilobytes.
-const MAX_CACHE: u64 = 64 * 1024 * 1024;
 /// Where glibc has it.
 const CACHE: &str = "/etc/ld.so.cache";
 
@@ -229,8 +227,7 @@ impl Plan {
     /// The loader's cache, with the libraries that are left. It would be harmless as it is, but for the entries that lead
     /// nowhere and hide what is in a default directory.
     fn rebuild_cache(&mut self, rootfs: &Rootfs) {
-        let Ok(data) = rootfs.read(Path::new(CACHE), MAX_CACHE) else { return };
-        let Some(cache) = Cache::parse(data, Machine::host()) else { return };
+        let Some(cache) = Cache::read(rootfs, Path::new(CACHE), Machine::host()) else { return };
         let left = cache.rewritten(|path| {
             let real = rootfs.canonicalize(path).ok();
             real.and_then(|real| self.tree.id(&real)).is_some_and(|id| self.stays(id))

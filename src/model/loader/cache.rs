@@ -10,7 +10,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::image::Rootfs;
 use crate::image::elf::Machine;
+
+/// Largest cache read, in bytes; real ones have tens of kilobytes.
+const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
 const MAGIC_OLD: &[u8] = b"ld.so-1.7.0";
 const MAGIC_NEW: &[u8] = b"glibc-ld.so.cache1.1";
@@ -40,6 +44,11 @@ pub struct Cache {
 }
 
 impl Cache {
+    /// The cache of an image; none where there is no such file, or another.
+    pub fn read(rootfs: &Rootfs, path: &Path, machine: Machine) -> Option<Self> {
+        Self::parse(rootfs.read(path, MAX_SIZE).ok()?, machine)
+    }
+
     /// Reads a cache as the loader for `machine` would; `None` if it would ignore the file.
     pub fn parse(data: Vec<u8>, machine: Machine) -> Option<Self> {
         let flags = match machine {

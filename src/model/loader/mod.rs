@@ -40,8 +40,7 @@ pub struct Loader {
 impl Loader {
     /// The loader `dl` as it would run in `rootfs` with `env` and the working directory `cwd`, for `user`.
     pub fn new(rootfs: &Rootfs, dl: DynamicLoader, env: Environment, cwd: PathBuf, user: Option<Credentials>) -> Self {
-        let cache = dl.cache_path().and_then(|path| rootfs.read(path, MAX_CACHE).ok());
-        let cache = cache.and_then(|data| Cache::parse(data, dl.machine())).map(Arc::new);
+        let cache = dl.cache_path().and_then(|path| Cache::read(rootfs, path, dl.machine())).map(Arc::new);
         let store = Arc::new(ElfStore::new(rootfs.clone(), dl.machine(), user));
         Self { rootfs: rootfs.clone(), store, dl, cache, env, cwd, isa: None }
     }
@@ -74,6 +73,3 @@ impl Loader {
         &self.store
     }
 }
-
-/// Largest loader cache read, in bytes; real ones have tens of kilobytes.
-const MAX_CACHE: u64 = 64 * 1024 * 1024;

@@ -172,6 +172,7 @@ pub struct Process<'l> {
     pub(super) objects: Vec<Arc<Object>>,
     /// The global scope.
     pub(super) global: Vec<ObjectId>,
+    /// `LD_LIBRARY_PATH`, once it was looked along, and the directories of the system.
     pub(super) library_path: Directories,
     pub(super) system_path: Directories,
     /// Names that objects were asked for, and their paths (`l_libname`, `l_name`).

@@ -403,7 +403,9 @@ impl<'a, W: World> Importer<'a, W> {
             self.import_dotted(NUMPY, Catches::default())?;
         }
         let Some((module, by)) = self.world.lost_import(extension) else {
-            let source = Finder::sources(file).find(|s| self.world.is_compiled_from(extension, &s.name));
+            let is_it = |s: &File| self.world.is_compiled_from(extension, &s.name);
+            // Python does not read it.
+            let source = Finder::sources(file).find(is_it).filter(|source| self.finder.statements(source).is_ok());
             return source.map_or(Ok(()), |source| self.execute(&source, package, true).map(drop));
         };
         let (chain, by) = (extension.chain.to_vec(), Some(by));
